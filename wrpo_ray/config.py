@@ -1,0 +1,270 @@
+"""What a run is made of: frozen types, every field with its bounds.
+
+Authored as YAML, checked here without torch or ray, so that a bad config answers at once. `load.py` reads files and
+overrides; this file only says what a valid config is. A docstring under a field is its help text.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
+class Frozen(BaseModel):
+    """Base of every section: immutable, unknown keys refused, inf and nan refused, secrets not echoed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class RunConfig(Frozen):
+    """Where a run lives and what seeds it."""
+
+    name: Slug
+    """Folder name of the run below `root`."""
+    root: str = "runs"
+    """Folder of all runs; every node of the cluster must see it under this path."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seeds sampling, order of training rows and initial states, each through a hash with its own name."""
+
+
+class PromptsConfig(Frozen):
+    """Prompts and how they are split."""
+
+    path: str
+    """A .parquet or .jsonl file, a folder of them, or a Hugging Face dataset folder (`save_to_disk`)."""
+    column: str = "prompt"
+    """Column with the prompt: strings, or lists of {role, content} (system and multi-turn included)."""
+    answer_column: str | None = None
+    """Column with the reference answer, for the rule-based verifier; rows without one hold null."""
+    sft_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 1 / 3
+    """Share of prompts for SFT, by a hash of prompt_id; the rest is for preference optimisation (paper: 1/3)."""
+
+
+class EngineConfig(Frozen):
+    """vLLM engine arguments of one model, under vLLM's names."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    tensor_parallel_size: PositiveInt = 1
+    pipeline_parallel_size: PositiveInt = 1
+    max_model_len: PositiveInt = 4096
+    """Tokens of prompt and response together."""
+    max_num_seqs: PositiveInt = 256
+    """Sequences decoded side by side; set on purpose, vLLM's own default depends on how it is started."""
+    max_num_batched_tokens: PositiveInt = 8192
+    """Tokens of one engine step."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    enforce_eager: bool = False
+    quantization: str | None = None
+    extra_args: dict[str, JsonValue] = {}
+    """Further vLLM engine arguments by name, passed on as they are."""
+
+
+class SamplingConfig(Frozen):
+    """How responses are drawn, under vLLM's names."""
+
+    num_samples: PositiveInt = 5
+    """K: responses per prompt."""
+    temperature: NonNegativeFloat = 0.8
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """0 keeps all tokens."""
+    repetition_penalty: PositiveFloat = 1.0
+    max_tokens: PositiveInt = 2048
+    stop: tuple[str, ...] = ()
+
+
+class ResourcesConfig(Frozen):
+    """What one replica of a model takes from the Ray cluster."""
+
+    num_replicas: PositiveInt = 1
+    num_cpus: PositiveFloat = 1.0
+    num_gpus: NonNegativeFloat = 0.0
+    """GPUs of one replica: tensor_parallel_size * pipeline_parallel_size, or a fraction of one, or 0 on CPU."""
+    accelerator_type: str | None = None
+    prompts_per_shard: PositiveInt = 256
+    """Prompts that a replica takes at a time and commits as one file."""
+    env_vars: dict[str, str] = {}
+    """Environment of the replica's process. Never put a secret here: it is stored with the run."""
+
+
+class ModelFiles(Frozen):
+    """Which files a model is."""
+
+    path: str
+    """Local folder in Hugging Face format, or `organisation/name` on the Hugging Face hub."""
+    revision: str | None = None
+    """Commit hash on the hub; required with trust_remote_code."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you have read that code."""
+    chat_template: str | None = None
+    """Path of a Jinja chat template that replaces the tokenizer's own."""
+
+
+class ModelConfig(ModelFiles):
+    """One language model: a source, or the target."""
+
+    name: Slug
+    """How the model is called in files, tables and metrics."""
+    engine: EngineConfig = EngineConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+
+class VllmRewardConfig(ModelFiles):
+    """A sequence classifier with one label, served by vLLM; scores are raw logits, never squashed."""
+
+    type: Literal["vllm"]
+    engine: EngineConfig = EngineConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+
+class TransformersRewardConfig(ModelFiles):
+    """A reward model that vLLM does not have (ArmoRM's gated head, say), run by transformers."""
+
+    type: Literal["transformers"]
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    score_field: Literal["logits", "score"] = "logits"
+    """Field of the model's output that holds the reward: `logits` of one label, or `score` (ArmoRM)."""
+    max_model_len: PositiveInt = 4096
+    max_batch_tokens: PositiveInt = 16384
+    """Tokens of one forward pass, padding included."""
+    resources: ResourcesConfig = ResourcesConfig()
+
+
+class VerifierRewardConfig(Frozen):
+    """A rule that compares a response with the prompt's reference answer."""
+
+    type: Literal["verifier"]
+    mode: Literal["exact", "numeric"] = "exact"
+    """exact: equal after case, punctuation and space are folded; numeric: the last number, within 1e-6."""
+    correct_reward: float = 1.0
+    contained_reward: float = 0.0
+    """Reward of a response that holds the answer as whole words among others (mode exact)."""
+    wrong_reward: float = 0.0
+
+
+RewardConfig = Annotated[VllmRewardConfig | TransformersRewardConfig | VerifierRewardConfig, Field(discriminator="type")]
+
+
+class TrainConfig(Frozen):
+    """What SFT and WRPO training share."""
+
+    learning_rate: PositiveFloat
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Share of all optimizer steps over which the learning rate rises from 0."""
+    num_epochs: PositiveInt = 1
+    global_batch_size: PositiveInt = 128
+    """Rows of one optimizer step, over all workers and accumulation steps."""
+    micro_batch_size: PositiveInt = 1
+    """Rows of one forward pass on one worker."""
+    max_length: PositiveInt = 2048
+    """Tokens of prompt and response; a longer response is cut (and counted), each on its own."""
+    max_prompt_length: PositiveInt = 1800
+    """Tokens of the prompt; rows with a longer one are left out and counted."""
+    weight_decay: NonNegativeFloat = 0.0
+    adam_betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat = 1.0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    activation_checkpointing: bool = False
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    checkpoint_every_steps: Annotated[int, Field(ge=0)] = 0
+    """0 saves the final model only."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Worker failures after which training gives up instead of restarting from its last checkpoint."""
+    log_every_steps: PositiveInt = 1
+    num_workers: PositiveInt = 1
+    num_cpus_per_worker: PositiveFloat = 1.0
+    num_gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    deepspeed: dict[str, JsonValue] = {}
+    """Further DeepSpeed settings, merged over the ones derived from this section."""
+
+
+class SFTConfig(TrainConfig):
+    """Supervised fine-tuning of the target on the best source responses."""
+
+
+class AlphaConfig(Frozen):
+    """The weight of the source response over the run: alpha(t) for optimizer steps t = 0 .. T-1."""
+
+    schedule: Literal["linear", "constant", "cosine", "exponential", "step"] = "linear"
+    end: Fraction = 0.1
+    """Value that alpha moves to (paper: 0.1 for WRPO, 0.5 for WRPO_SimPO); `constant` holds it from the start."""
+    rate: PositiveFloat = 5.0
+    """exponential: end * (exp(rate * t / T) - 1) / (exp(rate) - 1)."""
+    num_stages: Annotated[int, Field(ge=2)] = 4
+    """step: number of equal stretches; the first one has alpha 0."""
+
+
+class WRPOConfig(TrainConfig):
+    """Preference optimisation on quadruples."""
+
+    objective: Literal["wrpo", "wrpo_simpo", "wrpo_ipo", "dpo", "ipo", "simpo"] = "wrpo"
+    beta: PositiveFloat = 0.01
+    gamma: NonNegativeFloat = 0.0
+    """Margin of the SimPO forms."""
+    tau: PositiveFloat = 0.01
+    """Regularisation of the IPO forms."""
+    length_normalized: bool = False
+    """Divide each log-prob by its number of response tokens (the SimPO forms always do)."""
+    alpha: AlphaConfig = AlphaConfig()
+
+
+class EvaluationConfig(Frozen):
+    """Expected reward of target, Target-SFT and fused model on held-out prompts."""
+
+    prompts: PromptsConfig
+    sampling: SamplingConfig = SamplingConfig()
+    num_bootstrap: PositiveInt = 2000
+    """Resamples of the prompts behind the 95 % confidence intervals."""
+
+
+class TrackingConfig(Frozen):
+    """Where training metrics go besides metrics.jsonl."""
+
+    tensorboard: bool = False
+    wandb_project: str | None = None
+    mlflow_tracking_uri: str | None = None
+
+
+class RayConfig(Frozen):
+    """Which Ray cluster runs the job."""
+
+    address: str | None = None
+    """`local` starts one; none uses RAY_ADDRESS (set inside `ray job submit`) and starts a local one without it."""
+    num_cpus: PositiveInt | None = None
+    """Logical CPUs of a local cluster; none counts the machine's cores."""
+
+
+class ExportConfig(Frozen):
+    """The fused model as a Hugging Face folder."""
+
+    path: str | None = None
+    """Folder to copy it to; none leaves it in the run."""
+    license: str | None = None
+    """Licence named in the model card; the sources' and the target's terms decide which one is right."""
+
+
+class FuseConfig(Frozen):
+    """One run, whole."""
+
+    run: RunConfig
+    prompts: PromptsConfig
+    sources: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
+    target: ModelConfig
+    reward: RewardConfig
+    sft: SFTConfig
+    wrpo: WRPOConfig
+    evaluation: EvaluationConfig | None = None
+    tracking: TrackingConfig = TrackingConfig()
+    ray: RayConfig = RayConfig()
+    export: ExportConfig = ExportConfig()

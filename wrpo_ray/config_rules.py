@@ -1,0 +1,135 @@
+"""Rules that tie several config fields together; each returns the problems that it finds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from wrpo_ray.config import EngineConfig, FuseConfig, ModelFiles, ResourcesConfig, TrainConfig
+from wrpo_ray.errors import Problem
+
+RESERVED_NAMES = ("target-sft", "fused")
+OWN_ENGINE_ARGS = frozenset(
+    {"model", "tokenizer", "revision", "tokenizer_revision", "trust_remote_code", "seed", "runner", "convert", "hf_token"}
+    | set(EngineConfig.model_fields) - {"extra_args"}
+)
+
+
+def broken_rules(config: FuseConfig) -> list[Problem]:
+    """Return every cross-field problem of a config whose single fields are valid."""
+    return [
+        *_names(config),
+        *_model_files(config),
+        *_engines(config),
+        *_training("sft", config.sft),
+        *_training("wrpo", config.wrpo),
+        *_lengths(config),
+        *_reward(config),
+    ]
+
+
+def _names(config: FuseConfig) -> Iterator[Problem]:
+    counts = Counter(source.name.casefold() for source in config.sources)
+    for name, count in counts.items():
+        if count > 1:
+            fix = "give each source its own name"
+            yield Problem("sources[*].name", name, f"named {count} times; a name stands for one source", fix)
+    for place, model in (("target", config.target), *((f"sources.{s.name}", s) for s in config.sources)):
+        if model.name.casefold() in RESERVED_NAMES:
+            yield Problem(f"{place}.name", model.name, "this name is used for a model of the run", "choose another name")
+    if config.target.name.casefold() in counts:
+        fix = "give the target another name, also when it is a source"
+        yield Problem("target.name", config.target.name, "a source has this name", fix)
+    files = Counter((source.path, source.revision, source.chat_template) for source in config.sources)
+    for (path, _, _), count in files.items():
+        if count > 1:
+            fix = "list the model once and raise its sampling.num_samples"
+            yield Problem("sources[*].path", path, f"the same model is listed {count} times", fix)
+
+
+def _all_model_files(config: FuseConfig) -> Iterator[tuple[str, ModelFiles]]:
+    yield from ((f"sources.{source.name}", source) for source in config.sources)
+    yield "target", config.target
+    if isinstance(config.reward, ModelFiles):
+        yield "reward", config.reward
+
+
+def _model_files(config: FuseConfig) -> Iterator[Problem]:
+    for place, files in _all_model_files(config):
+        pinned = files.revision is not None and len(files.revision) == 40 and set(files.revision) <= set("0123456789abcdef")
+        if files.trust_remote_code and not pinned and not files.path.startswith(("/", "./", "../")):
+            fix = "set revision to the 40-digit commit whose code you read, or give a local folder (./name or /name)"
+            rule = "code of a hub model runs only at a pinned revision"
+            yield Problem(f"{place}.revision", str(files.revision), rule, fix)
+
+
+def _engines(config: FuseConfig) -> Iterator[Problem]:
+    for place, files in _all_model_files(config):
+        engine, resources = getattr(files, "engine", None), getattr(files, "resources", None)
+        if isinstance(engine, EngineConfig) and isinstance(resources, ResourcesConfig):
+            yield from _engine(place, engine, resources)
+
+
+def _engine(place: str, engine: EngineConfig, resources: ResourcesConfig) -> Iterator[Problem]:
+    world = engine.tensor_parallel_size * engine.pipeline_parallel_size
+    gpus = resources.num_gpus
+    if gpus > 0 and gpus != world and not (world == 1 and gpus < 1):
+        rule = f"must equal tensor_parallel_size * pipeline_parallel_size = {world} (or a fraction of one GPU when that is 1)"
+        yield Problem(f"{place}.resources.num_gpus", str(gpus), rule, f"set it to {world}")
+    if engine.max_num_batched_tokens < engine.max_num_seqs:
+        rule = f"must be at least max_num_seqs = {engine.max_num_seqs}: each sequence takes a token of every step"
+        fix = "raise max_num_batched_tokens or lower max_num_seqs"
+        yield Problem(f"{place}.engine.max_num_batched_tokens", str(engine.max_num_batched_tokens), rule, fix)
+    for name in sorted(set(engine.extra_args) & OWN_ENGINE_ARGS):
+        rule = "this argument has a field of its own or is set by the run"
+        yield Problem(f"{place}.engine.extra_args.{name}", str(engine.extra_args[name]), rule, "remove it from extra_args")
+
+
+def _training(place: str, train: TrainConfig) -> Iterator[Problem]:
+    per_pass = train.micro_batch_size * train.num_workers
+    if train.global_batch_size % per_pass:
+        rule = f"must be a multiple of micro_batch_size * num_workers = {per_pass}"
+        fix = f"set it to {max(1, round(train.global_batch_size / per_pass)) * per_pass}"
+        yield Problem(f"{place}.global_batch_size", str(train.global_batch_size), rule, fix)
+    if train.max_prompt_length >= train.max_length:
+        rule = f"must be less than max_length = {train.max_length}, or no response token fits"
+        fix = "lower max_prompt_length or raise max_length"
+        yield Problem(f"{place}.max_prompt_length", str(train.max_prompt_length), rule, fix)
+
+
+def _lengths(config: FuseConfig) -> Iterator[Problem]:
+    for place, model in (("target", config.target), *((f"sources.{s.name}", s) for s in config.sources)):
+        if model.sampling.max_tokens >= model.engine.max_model_len:
+            rule = f"must be less than engine.max_model_len = {model.engine.max_model_len}, or no prompt fits"
+            fix = "lower sampling.max_tokens or raise engine.max_model_len"
+            yield Problem(f"{place}.sampling.max_tokens", str(model.sampling.max_tokens), rule, fix)
+        if model.sampling.temperature == 0 and model.sampling.num_samples > 1:
+            rule = "temperature 0 draws the same response every time"
+            fix = "set num_samples to 1 or raise the temperature"
+            yield Problem(f"{place}.sampling.num_samples", str(model.sampling.num_samples), rule, fix)
+    if config.target.sampling.num_samples < 2:
+        rule = "the best and the worst target response must be two responses"
+        fix = "set it to 2 or more (paper: 5)"
+        yield Problem("target.sampling.num_samples", str(config.target.sampling.num_samples), rule, fix)
+    if config.evaluation and config.evaluation.sampling.max_tokens >= config.target.engine.max_model_len:
+        rule = f"must be less than target.engine.max_model_len = {config.target.engine.max_model_len}"
+        value = str(config.evaluation.sampling.max_tokens)
+        yield Problem("evaluation.sampling.max_tokens", value, rule, "lower it or raise max_model_len")
+
+
+def _reward(config: FuseConfig) -> Iterator[Problem]:
+    if config.reward.type != "verifier":
+        return
+    if not config.reward.correct_reward > config.reward.contained_reward >= config.reward.wrong_reward:
+        values = f"{config.reward.correct_reward}, {config.reward.contained_reward}, {config.reward.wrong_reward}"
+        rule = "correct_reward > contained_reward >= wrong_reward must hold"
+        yield Problem("reward", values, rule, "order the three rewards")
+    prompts = {"prompts": config.prompts}
+    if config.evaluation:
+        prompts["evaluation.prompts"] = config.evaluation.prompts
+    for place, section in prompts.items():
+        if section.answer_column is None:
+            rule = "the verifier needs the column with the reference answers"
+            yield Problem(f"{place}.answer_column", "null", rule, "name the column, or choose a reward model")
+
+
