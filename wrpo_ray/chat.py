@@ -1,0 +1,184 @@
+"""Messages to token ids: the one place where prompt and response meet.
+
+A conversation is rendered by the model's chat template and tokenised here, never by the engine, so that
+- the template alone decides about BOS (nothing adds a second one);
+- a response begins right after the generation prompt and ends with exactly one end token;
+- text that only looks like a control token (`<|im_end|>` typed by a user) is cut inside the look-alike before it is
+  tokenised, and the control ids of the result are compared with those of the bare template.
+The published WRPO code counts the assistant header as response and appends a second end token; we depart from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wrpo_ray.errors import DataError, ModelError
+from wrpo_ray.schema import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SLOT = "Zq7wSlot{}Zq7w"
+_SLOT_PATTERN = re.compile(r"Zq7wSlot(\d+)Zq7w")
+
+
+@dataclass(frozen=True)
+class _Skeleton:
+    """A conversation's template text around its contents, and the control ids that the template itself brings."""
+
+    parts: tuple[str, ...]
+    slots: tuple[int, ...]
+    control_ids: tuple[int, ...]
+
+
+class ChatTokenizer:
+    """A tokenizer together with its chat template.
+
+    Raises ModelError when the tokenizer has no chat template, the template begins with two BOS, or nothing ends a turn.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.chat_template:
+            raise ModelError(f"the tokenizer of {tokenizer.name_or_path} has no chat template; set `chat_template`")
+        self.tokenizer = tokenizer
+        special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        template = str(tokenizer.chat_template)
+        structural = {
+            token.content: index
+            for index, token in tokenizer.added_tokens_decoder.items()
+            if token.content in special or (token.content in template and token.content.strip())
+        }
+        self._special_ids = self._without_unknown(special)
+        self._control_ids = self._without_unknown(structural)
+        self._prompt_markers = _any_of(structural)
+        self._response_markers = _any_of(special)
+        self._skeletons: dict[tuple[tuple[str, ...], bool], _Skeleton] = {}
+        self.end_token_id = self._find_end_token()
+        self.pad_token_id: int = self.end_token_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        self._refuse_double_bos()
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of `messages` up to and including the header of the answer."""
+        return self._encode(messages, add_generation_prompt=True)
+
+    def encode_conversation(self, messages: Sequence[Message], response: str) -> list[int]:
+        """Return the ids of `messages` and a finished answer, as a reward model reads them."""
+        turns = [*messages, {"role": "assistant", "content": response}]
+        return self._encode(turns, add_generation_prompt=False)
+
+    def encode_response(self, text: str) -> list[int]:
+        """Return the ids of an answer that follows `encode_prompt`, with exactly one end token."""
+        ids = [index for piece in _cut(text, self._response_markers) for index in self._ids(piece)]
+        if found := [index for index in ids if index in self._special_ids]:
+            raise DataError(f"a response of {len(text)} characters still becomes control tokens {found[:5]}")
+        return [*ids, self.end_token_id]
+
+    def _encode(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
+        text = self._render(messages, add_generation_prompt)
+        contents = [message["content"] for message in messages]
+        skeleton = self._skeleton(tuple(message["role"] for message in messages), add_generation_prompt)
+        if any(self._prompt_markers.search(content) for content in contents):
+            pieces = self._cut_contents(text, skeleton, contents)
+        else:
+            pieces = [text]
+        ids = [index for piece in pieces for index in self._ids(piece)]
+        found = tuple(index for index in ids if index in self._control_ids)
+        if found != skeleton.control_ids:
+            raise DataError(
+                f"the text of a conversation ({len(text)} characters) changes the control tokens that the chat template "
+                f"of {self.tokenizer.name_or_path} brings: {len(found)} instead of {len(skeleton.control_ids)}"
+            )
+        return ids
+
+    def _cut_contents(self, text: str, skeleton: _Skeleton, contents: Sequence[str]) -> list[str]:
+        """Return `text` in pieces of which none holds a look-alike of a control token inside a content."""
+        for variant in (list(contents), [content.strip() for content in contents]):
+            if _fill(skeleton, variant) == text:
+                return _pieces(skeleton, [_cut(content, self._prompt_markers) for content in variant])
+        raise DataError(
+            f"a prompt holds text that looks like a control token, and the chat template of {self.tokenizer.name_or_path} "
+            "rewrites its contents, so the two cannot be told apart; remove that text from the prompt"
+        )
+
+    def _skeleton(self, roles: tuple[str, ...], add_generation_prompt: bool) -> _Skeleton:
+        key = (roles, add_generation_prompt)
+        if key not in self._skeletons:
+            slots = [{"role": role, "content": _SLOT.format(number)} for number, role in enumerate(roles)]
+            text = self._render(slots, add_generation_prompt)
+            parts = _SLOT_PATTERN.split(text)
+            control_ids = tuple(index for index in self._ids(text) if index in self._control_ids)
+            self._skeletons[key] = _Skeleton(tuple(parts[0::2]), tuple(int(part) for part in parts[1::2]), control_ids)
+        return self._skeletons[key]
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        from jinja2 import TemplateError
+
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except TemplateError as error:
+            roles = [message["role"] for message in messages]
+            raise DataError(f"the chat template of {self.tokenizer.name_or_path} refuses {roles}: {error}") from error
+        return str(rendered)
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
+
+    def _without_unknown(self, tokens: dict[str, int]) -> frozenset[int]:
+        """The unknown token may come from any text; it controls nothing."""
+        return frozenset(index for index in tokens.values() if index != self.tokenizer.unk_token_id)
+
+    def _find_end_token(self) -> int:
+        """Return the token that closes an answer in the template, or the tokenizer's EOS when the template has none."""
+        tail = self._skeleton(("user", "assistant"), False).parts[-1]
+        closing = [index for index in self._ids(tail) if index in self._special_ids]
+        if closing:
+            return closing[0]
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(f"{self.tokenizer.name_or_path}: neither its chat template nor an EOS token ends an answer")
+        return int(self.tokenizer.eos_token_id)
+
+    def _refuse_double_bos(self) -> None:
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and self._skeleton(("user",), True).control_ids[:2] == (bos, bos):
+            raise ModelError(f"the chat template of {self.tokenizer.name_or_path} begins with two BOS tokens")
+
+
+def _any_of(tokens: dict[str, int]) -> re.Pattern[str]:
+    """Return a pattern that finds any of the token texts; with none, a pattern that never matches."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile("|".join(re.escape(text) for text in longest_first) or r"(?!)")
+
+
+def _cut(text: str, markers: re.Pattern[str]) -> list[str]:
+    """Cut `text` behind the first character of every marker in it, so that no piece holds a marker.
+
+    "a<|end|>b" with marker "<|end|>" becomes ["a<", "|end|>b"].
+    """
+    pieces, start, position = [], 0, 0
+    while match := markers.search(text, position):
+        if match.end() - match.start() < 2:
+            raise DataError(f"the text holds the one-character control token U+{ord(match[0]):04X}; remove it")
+        position = match.start() + 1
+        pieces.append(text[start:position])
+        start = position
+    return [*pieces, text[start:]]
+
+
+def _fill(skeleton: _Skeleton, contents: Sequence[str]) -> str:
+    return "".join(_pieces(skeleton, [[content] for content in contents]))
+
+
+def _pieces(skeleton: _Skeleton, cut_contents: Sequence[Sequence[str]]) -> list[str]:
+    """Join template parts and contents, keeping only the cuts inside contents."""
+    pieces = [skeleton.parts[0]]
+    for slot, part in zip(skeleton.slots, skeleton.parts[1:], strict=True):
+        first, *others = cut_contents[slot]
+        pieces[-1] += first
+        pieces.extend(others)
+        pieces[-1] += part
+    return pieces
