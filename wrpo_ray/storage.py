@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,11 +134,27 @@ def read_rows(folder: Path, row_type: type[Row]) -> list[Row]:
 
 def read_table(folder: Path, schema: pa.Schema) -> pa.Table:
     """Return the Parquet rows of a finished step as one table with `schema`; errors as in read_rows."""
+    tables = [_read_verified(folder, entry, schema) for entry in parquet_entries(folder)]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def iter_rows(folder: Path, row_type: type[Row]) -> Iterator[list[Row]]:
+    """Yield the rows of a finished step one file at a time; errors as in read_rows."""
+    for entry in parquet_entries(folder):
+        yield to_rows(_read_verified(folder, entry, row_type.SCHEMA), row_type)
+
+
+def read_file(folder: Path, entry: FileEntry, row_type: type[Row]) -> list[Row]:
+    """Return the rows of one file that a manifest lists; errors as in read_rows."""
+    return to_rows(_read_verified(folder, entry, row_type.SCHEMA), row_type)
+
+
+def parquet_entries(folder: Path) -> list[FileEntry]:
+    """Return the Parquet files below `data/` that a finished step's manifest lists."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise DataError(f"{folder} has no {MANIFEST}: the step that writes it is not complete; run it first")
-    tables = [_read_verified(folder, entry, schema) for entry in manifest.files if entry.num_rows is not None]
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+    return [entry for entry in manifest.files if entry.num_rows is not None and entry.path.startswith("data/")]
 
 
 def _read_verified(folder: Path, entry: FileEntry, schema: pa.Schema) -> pa.Table:

@@ -1,0 +1,59 @@
+"""How a vLLM engine is started, for generation and for scoring alike.
+
+vLLM is imported inside functions, so that a driver without it can still plan a run.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import TYPE_CHECKING, Any
+
+from wrpo_ray.config import EngineConfig, ModelFiles
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+# Measured on 2 cores: in-process start takes 15 s instead of 47 s. The KV cache of a CPU engine is sized in GiB.
+# Without a GPU vLLM pins its threads to cores; replicas that share a machine would pin themselves to the same ones.
+_CPU_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+
+
+def start_engine(files: ModelFiles, engine: EngineConfig, num_gpus: float, **arguments: Any) -> LLM:
+    """Return a started engine; `arguments` are further vLLM arguments of the caller (runner, seed).
+
+    More than one GPU means worker processes of one node ("mp"): Ray then counts the GPUs on the actor itself, and
+    nothing is left reserved when the actor ends. With Ray's own executor each pipeline would keep its placement group
+    (https://github.com/ray-project/ray/issues/64035).
+    """
+    if num_gpus == 0:
+        for name, value in _CPU_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+    from vllm import LLM
+
+    fields = engine.model_dump(exclude={"extra_args"})
+    world_size = engine.tensor_parallel_size * engine.pipeline_parallel_size
+    defaults = {
+        "load_format": "safetensors",
+        "disable_log_stats": True,
+        "enable_prefix_caching": True,
+        "distributed_executor_backend": "mp" if world_size > 1 else "uni",
+    }
+    return LLM(
+        model=files.path,
+        revision=files.revision,
+        tokenizer_revision=files.revision,
+        trust_remote_code=files.trust_remote_code,
+        skip_tokenizer_init=False,
+        **(defaults | fields | engine.extra_args | arguments),
+    )
+
+
+def stop_engine(engine: LLM) -> None:
+    """Shut the engine down and free what it held."""
+    engine.llm_engine.engine_core.shutdown()
+    gc.collect()

@@ -1,0 +1,98 @@
+"""Responses from a vLLM engine.
+
+Each sample is a request of its own, with a seed that follows from what it is (run seed, prompt, model, sample index),
+so a response does not depend on shard, worker or restart, and raising K keeps the samples that are there already.
+The prompt's prefix is computed once: vLLM's prefix cache serves the other K-1 requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from wrpo_ray.chat import ChatTokenizer
+from wrpo_ray.config import ModelConfig, SamplingConfig
+from wrpo_ray.engines.vllm_engine import start_engine, stop_engine
+from wrpo_ray.models import tokenizer_of
+from wrpo_ray.schema import Prompt, Response, stable_hash
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+
+def request_seed(run_seed: int, prompt_id: str, identity: str, sample_index: int) -> int:
+    """Return the 31-bit seed of one request; `identity` is the fingerprint of the model and its sampling."""
+    return stable_hash("request", run_seed, prompt_id, identity, sample_index) >> 33
+
+
+class VllmGenerator:
+    """A model in vLLM; satisfies engines.protocol.Generator."""
+
+    def __init__(self, model: ModelConfig, run_seed: int, identity: str) -> None:
+        self.model, self.run_seed, self.identity = model, run_seed, identity
+        self.chat = ChatTokenizer(tokenizer_of(model))
+        self.engine = start_engine(model, model.engine, model.resources.num_gpus, runner="generate", seed=run_seed)
+        self.max_prompt_tokens = model.engine.max_model_len - model.sampling.max_tokens
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Response]:
+        """See engines.protocol.Generator."""
+        from vllm.inputs import TokensPrompt
+
+        encoded = [(prompt, self.chat.encode_prompt(prompt.messages)) for prompt in prompts]
+        requests = [
+            (prompt, ids, index)
+            for prompt, ids in encoded
+            if len(ids) <= self.max_prompt_tokens
+            for index in range(self.model.sampling.num_samples)
+        ]
+        if not requests:
+            return []
+        outputs = self.engine.generate(
+            [TokensPrompt(prompt_token_ids=ids) for _, ids, _ in requests],
+            [self._sampling_params(prompt.prompt_id, index) for prompt, _, index in requests],
+            use_tqdm=False,
+        )
+        return [
+            self._response(prompt, index, output.outputs[0])
+            for (prompt, _, index), output in zip(requests, outputs, strict=True)
+        ]
+
+    def close(self) -> None:
+        """See engines.protocol.Generator."""
+        stop_engine(self.engine)
+
+    def _sampling_params(self, prompt_id: str, sample_index: int) -> SamplingParams:
+        seed = request_seed(self.run_seed, prompt_id, self.identity, sample_index)
+        return sampling_params(self.model.sampling, seed, self.chat.end_token_id)
+
+    def _response(self, prompt: Prompt, sample_index: int, completion: object) -> Response:
+        from vllm.outputs import CompletionOutput
+
+        assert isinstance(completion, CompletionOutput)
+        token_ids = list(completion.token_ids)
+        return Response(
+            prompt_id=prompt.prompt_id,
+            source=self.model.name,
+            sample_index=sample_index,
+            text=completion.text,
+            token_ids=token_ids,
+            finish_reason=str(completion.finish_reason),
+            num_tokens=len(token_ids),
+        )
+
+
+def sampling_params(sampling: SamplingConfig, seed: int, end_token_id: int) -> SamplingParams:
+    """Return vLLM's parameters of one request; generation stops at the template's end token and at the model's own."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        n=1,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        repetition_penalty=sampling.repetition_penalty,
+        max_tokens=sampling.max_tokens,
+        stop=list(sampling.stop),
+        stop_token_ids=[end_token_id],
+        seed=seed,
+    )
