@@ -1,0 +1,286 @@
+"""The list of steps of a run, in reading order, and the loop that works through it.
+
+    prompts ─► sample, score (each source) ─► select_sft ─► sft
+            ─► sample, score (target-sft) ─► fuse ─► reference ─► wrpo ─► evaluate ─► export
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wrpo_ray.cluster import connected
+from wrpo_ray.config import FuseConfig, ModelConfig, ModelFiles, PromptsConfig, SamplingConfig, TrainConfig
+from wrpo_ray.config_file import dump_config
+from wrpo_ray.data.fusion import fuse, select_sft
+from wrpo_ray.data.sampling import SamplingJob, sample
+from wrpo_ray.data.scoring import score
+from wrpo_ray.errors import ConfigError
+from wrpo_ray.evaluate.expected_reward import compare
+from wrpo_ray.export import export_datasets, export_model, link_or_copy
+from wrpo_ray.models import model_identity
+from wrpo_ray.prompts import load_prompts
+from wrpo_ray.schema import Prompt, Split
+from wrpo_ray.steps import Step, complete, execute
+from wrpo_ray.storage import Manifest, RunLayout, read_manifest, write_bytes, write_json, write_rows
+from wrpo_ray.versions import ENGINE, TRAINING, installed
+
+log = logging.getLogger(__name__)
+
+TARGET_SFT, FUSED = "target-sft", "fused"
+BOTH_SPLITS: tuple[Split, ...] = ("sft", "preference")
+# How a training step is spread over machines changes its result by rounding only.
+_EXECUTION_FIELDS = {
+    "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_size", "zero_stage", "max_failures",
+    "activation_checkpointing", "checkpoint_every_steps", "log_every_steps",
+}  # fmt: skip
+# Likewise for an engine; what changes numbers (dtype, quantization, parallel sizes) stays in the identity.
+_ENGINE_EXECUTION_FIELDS = {"max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """A model's responses and their rewards."""
+
+    sample: Step
+    score: Step
+
+
+class Pipeline:
+    """Builds the steps of one run; nothing runs before `run`."""
+
+    def __init__(self, config: FuseConfig) -> None:
+        self.config = config
+        self.layout = RunLayout(Path(config.run.root).absolute() / config.run.name)
+        self.source_names = [source.name for source in config.sources]
+        self.steps: list[Step] = []
+        self._build()
+
+    def _build(self) -> None:
+        config = self.config
+        prompts = self._prompts("prompts", config.prompts)
+        sources = [self._sampled(source, prompts, BOTH_SPLITS) for source in config.sources]
+        scores = tuple(source.score for source in sources)
+        select = self._select_sft(prompts, scores)
+        sft = self._sft(select)
+        target = self._sampled(self._trained(TARGET_SFT, sft), prompts, ("preference",), trained_by=sft)
+        quadruples = self._fuse(prompts, scores, target.score)
+        reference = self._reference(quadruples, sft)
+        wrpo = self._wrpo(quadruples, reference, sft)
+        if config.evaluation is not None:
+            self._evaluate(config.evaluation.prompts, config.evaluation.sampling, sft, wrpo)
+        self._export(quadruples, wrpo)
+
+    def _add(self, step: Step) -> Step:
+        self.steps.append(step)
+        return step
+
+    def _folder(self, step: Step) -> Path:
+        return step.folder(self.layout)
+
+    def _prompts(self, name: str, section: PromptsConfig) -> Step:
+        loaded = load_prompts(section)
+        content = [[prompt.prompt_id, prompt.split, prompt.answer] for prompt in loaded.prompts]
+
+        def run(folder: Path) -> Mapping[str, Any]:
+            write_rows(folder / "data" / "prompts.parquet", loaded.prompts, Prompt)
+            splits = [prompt.split for prompt in loaded.prompts]
+            return {
+                "num_rows": loaded.num_rows,
+                "num_duplicates": loaded.num_duplicates,
+                "num_prompts": len(loaded.prompts),
+                "num_sft": splits.count("sft"),
+                "num_preference": splits.count("preference"),
+            }
+
+        return self._add(Step(name, {"content": _digest(content)}, (), run))
+
+    def _sampled(
+        self, model: ModelConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None = None, prefix: str = ""
+    ) -> Sampled:
+        """Add the steps that draw a model's responses and score them; `trained_by` made the model, if a step did."""
+        identity = {
+            "model": {"step": trained_by.fingerprint} if trained_by else model_identity(model),
+            "engine": model.engine.model_dump(mode="json", exclude=_ENGINE_EXECUTION_FIELDS),
+            "sampling": model.sampling.model_dump(mode="json"),
+            "splits": list(splits),
+            "seed": self.config.run.seed,
+            "versions": installed(ENGINE),
+        }
+        seed_identity = _digest([identity["model"], identity["sampling"] | {"num_samples": None}])
+
+        def run(folder: Path) -> Mapping[str, Any]:
+            job = SamplingJob(model, self._folder(prompts), splits, self.config.run.seed, seed_identity)
+            return sample(job, folder)
+
+        inputs = (prompts, trained_by) if trained_by else (prompts,)
+        drawn = self._add(Step(f"{prefix}sample-{model.name}", identity, inputs, run))
+        return Sampled(drawn, self._score(f"{prefix}score-{model.name}", prompts, drawn))
+
+    def _score(self, name: str, prompts: Step, drawn: Step) -> Step:
+        reward = self.config.reward
+        identity: dict[str, Any] = {"reward": reward.model_dump(mode="json", exclude={"resources", "path"})}
+        if isinstance(reward, ModelFiles):
+            identity |= {"model": model_identity(reward), "versions": installed((*ENGINE, "transformers"))}
+
+        def run(folder: Path) -> Mapping[str, Any]:
+            return score(reward, self._folder(prompts), self._folder(drawn), folder)
+
+        return self._add(Step(name, identity, (prompts, drawn), run))
+
+    def _select_sft(self, prompts: Step, scores: tuple[Step, ...]) -> Step:
+        def run(folder: Path) -> Mapping[str, Any]:
+            return select_sft(self._folder(prompts), [self._folder(step) for step in scores], self.source_names, folder)
+
+        return self._add(Step("select_sft", {"source_order": self.source_names}, (prompts, *scores), run))
+
+    def _training_identity(self, train: TrainConfig) -> dict[str, Any]:
+        fields = train.model_dump(mode="json", exclude=_EXECUTION_FIELDS)
+        return {"train": fields, "seed": self.config.run.seed, "versions": installed(TRAINING)}
+
+    def _sft(self, examples: Step) -> Step:
+        identity = self._training_identity(self.config.sft) | {"target": model_identity(self.config.target)}
+
+        def run(folder: Path) -> Mapping[str, Any]:
+            from wrpo_ray.train.launch import run_sft
+
+            return run_sft(self.config, self.config.target.path, self._folder(examples), folder)
+
+        return self._add(Step("sft", identity, (examples,), run, scratch=("ray_train",)))
+
+    def _trained(self, name: str, step: Step) -> ModelConfig:
+        """Return the target's section for a model that a training step of this run wrote."""
+        path = str(self._folder(step) / "model")
+        return self.config.target.model_copy(
+            update={"name": name, "path": path, "revision": None, "chat_template": None, "trust_remote_code": False}
+        )
+
+    def _fuse(self, prompts: Step, scores: tuple[Step, ...], target_scores: Step) -> Step:
+        def run(folder: Path) -> Mapping[str, Any]:
+            of_sources = [self._folder(step) for step in scores]
+            return fuse(self._folder(prompts), of_sources, self._folder(target_scores), self.source_names, folder)
+
+        return self._add(Step("fuse", {"source_order": self.source_names}, (prompts, *scores, target_scores), run))
+
+    def _reference(self, quadruples: Step, sft: Step) -> Step:
+        wrpo = self.config.wrpo
+        identity = {
+            "max_length": wrpo.max_length,
+            "max_prompt_length": wrpo.max_prompt_length,
+            "precision": wrpo.precision,
+            "versions": installed(TRAINING),
+        }
+
+        def run(folder: Path) -> Mapping[str, Any]:
+            from wrpo_ray.train.launch import run_reference
+
+            return run_reference(self.config, str(self._folder(sft) / "model"), self._folder(quadruples), folder)
+
+        return self._add(Step("reference", identity, (quadruples, sft), run, scratch=("ray_train",)))
+
+    def _wrpo(self, quadruples: Step, reference: Step, sft: Step) -> Step:
+        def run(folder: Path) -> Mapping[str, Any]:
+            from wrpo_ray.train.launch import run_wrpo
+
+            model = str(self._folder(sft) / "model")
+            return run_wrpo(self.config, model, self._folder(quadruples), self._folder(reference), folder)
+
+        identity = self._training_identity(self.config.wrpo)
+        return self._add(Step("wrpo", identity, (quadruples, reference, sft), run, scratch=("ray_train",)))
+
+    def _evaluate(self, section: PromptsConfig, sampling: SamplingConfig, sft: Step, wrpo: Step) -> None:
+        prompts = self._prompts("evaluation-prompts", section)
+        target = self.config.target.model_copy(update={"sampling": sampling})
+        trained = [
+            (self._trained(name, step).model_copy(update={"sampling": sampling}), step)
+            for name, step in ((TARGET_SFT, sft), (FUSED, wrpo))
+        ]
+        models = [(target, None), *trained]
+        scores = {
+            model.name: self._sampled(model, prompts, BOTH_SPLITS, trained_by=step, prefix="evaluation-").score
+            for model, step in models
+        }
+        num_bootstrap = self.config.evaluation.num_bootstrap if self.config.evaluation else 0
+
+        def run(folder: Path) -> Mapping[str, Any]:
+            folders = {name: self._folder(step) for name, step in scores.items()}
+            table = compare(folders, num_bootstrap, self.config.run.seed)
+            shown = {name: {key: dataclasses.asdict(value) for key, value in row.items()} for name, row in table.items()}
+            write_json(folder / "evaluation.json", shown)
+            return {"models": shown}
+
+        identity = {"num_bootstrap": num_bootstrap, "seed": self.config.run.seed}
+        self._add(Step("evaluate", identity, tuple(scores.values()), run))
+
+    def _export(self, quadruples: Step, wrpo: Step) -> None:
+        config = self.config
+        # The card tells of all steps before it, so they are inputs, though only two give files.
+        inputs = tuple(self.steps)
+        identity = {"license": config.export.license, "run": config.run.name}
+
+        def run(folder: Path) -> Mapping[str, Any]:
+            summaries = {step.name: self._summary(step) for step in inputs}
+            export_model(config, self._folder(wrpo) / "model", summaries, folder / "model")
+            counts = export_datasets(config, self._folder(quadruples), folder / "datasets")
+            return {**counts, "model": str(folder / "model"), "datasets": str(folder / "datasets")}
+
+        self._add(Step("export", identity, inputs, run))
+
+    def _summary(self, step: Step) -> Mapping[str, Any]:
+        manifest = read_manifest(self._folder(step))
+        return manifest.summary if manifest else {}
+
+    def step(self, name: str) -> Step:
+        """Return the step called `name`; raises ConfigError that lists the names when there is none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        names = [step.name for step in self.steps]
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean `{close[0]}`? " if close else ""
+        raise ConfigError(f"no step is called `{name}`; {hint}the steps are: {', '.join(names)}")
+
+    def plan(self) -> str:
+        """Return a table of all steps: what is there already and what would run."""
+        lines = [f"run {self.layout.folder}"]
+        for number, step in enumerate(self.steps, start=1):
+            state = "complete" if complete(step, self.layout) else "to run"
+            lines.append(f"{number:3}. {step.name:<32} {step.fingerprint}  {state}")
+        return "\n".join(lines)
+
+    def run(self, only: str | None = None) -> dict[str, Manifest]:
+        """Work through the steps (or the one called `only`, whose inputs must be complete) and return their manifests."""
+        selected = self.steps if only is None else [self.step(only)]
+        if only is not None:
+            self._require_inputs(selected[0])
+        write_bytes(self.layout.config_path, dump_config(self.config).encode("utf-8"))
+        versions = installed()
+        manifests: dict[str, Manifest] = {}
+        with connected(self.config.ray):
+            for number, step in enumerate(selected, start=1):
+                log.info("[%d/%d] %s", number, len(selected), step.name)
+                manifests[step.name] = execute(step, self.layout, versions)
+        if self.config.export.path and "export" in manifests:
+            self._deliver(Path(self.config.export.path))
+        return manifests
+
+    def _require_inputs(self, step: Step) -> None:
+        missing = [given.name for given in step.inputs if not complete(given, self.layout)]
+        if missing:
+            raise ConfigError(f"step `{step.name}` needs {', '.join(missing)} first; run those, or run without --only")
+
+    def _deliver(self, destination: Path) -> None:
+        model = self._folder(self.step("export")) / "model"
+        for path in sorted(path for path in model.rglob("*") if path.is_file()):
+            link_or_copy(path, destination / path.relative_to(model))
+
+
+def _digest(value: Any) -> str:
+    import hashlib
+    import json
+
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode("ascii")).hexdigest()

@@ -1,0 +1,47 @@
+"""What a finished run prints: who won how often, what it gained, where things lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wrpo_ray.evaluate.expected_reward import Estimate
+from wrpo_ray.storage import Manifest
+
+
+def run_summary(manifests: Mapping[str, Manifest]) -> str:
+    """Return the closing text of a run from the manifests of its steps."""
+    summaries = {name: manifest.summary for name, manifest in manifests.items()}
+    parts = [_data(summaries), _rewards(summaries.get("evaluate")), _places(manifests)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _data(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    fuse = summaries.get("fuse")
+    if fuse is None:
+        return ""
+    counts = f"{fuse['num_quadruples']} quadruples from {fuse['num_prompts']} prompts"
+    ties = f"{fuse['num_target_responses_tie']} whose target responses tie"
+    width = max(map(len, fuse["best_share"]))
+    shares = [f"  {name:<{width}}  {share:6.1%}" for name, share in fuse["best_share"].items()]
+    return "\n".join([f"{counts} ({ties}); best response by source:", *shares])
+
+
+def _rewards(evaluation: Mapping[str, Any] | None) -> str:
+    if evaluation is None:
+        return ""
+    rows = [("model", "expected reward [95 % interval]", "gain over the row above")]
+    for name, values in evaluation["models"].items():
+        gain = str(Estimate(**values["gain"])) if "gain" in values else ""
+        rows.append((name, str(Estimate(**values["reward"])), gain))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(["held-out prompts:", *(f"  {line}" for line in lines)])
+
+
+def _places(manifests: Mapping[str, Manifest]) -> str:
+    export = manifests.get("export")
+    if export is None:
+        return ""
+    return f"fused model: {export.summary['model']}\ndata sets:   {export.summary['datasets']}"
