@@ -1,0 +1,101 @@
+"""Selection over files: winners, counts, and joins by prompt_id."""
+
+from pathlib import Path
+
+from wrpo_ray.data.exporters import to_trl_preference, to_wrpo_release
+from wrpo_ray.data.fusion import fuse, select_sft
+from wrpo_ray.schema import Prompt, Quadruple, ScoredResponse, SFTExample
+from wrpo_ray.steps import Step, execute
+from wrpo_ray.storage import RunLayout, read_rows, write_rows
+
+MESSAGES = [{"role": "user", "content": "?"}]
+
+
+def scored(layout: RunLayout, source: str, rewards: dict[str, list[float]], texts: dict[str, list[str]] | None = None) -> Path:
+    """Write a finished scoring step, one prompt per file."""
+
+    def run(folder: Path) -> dict[str, int]:
+        for number, (prompt_id, values) in enumerate(rewards.items()):
+            rows = [
+                ScoredResponse(prompt_id, source, index, (texts or {}).get(prompt_id, [f"{source}-{prompt_id}-{index}"] * 9)[index], "stop", 3, value)
+                for index, value in enumerate(values)
+            ]
+            write_rows(folder / "data" / f"shard-{number:06d}.parquet", rows, ScoredResponse)
+        return {}
+
+    step = Step(f"score-{source}", {}, (), run)
+    execute(step, layout, {})
+    return step.folder(layout)
+
+
+def prompts(layout: RunLayout, splits: dict[str, str]) -> Path:
+    rows = [Prompt(prompt_id, MESSAGES, split, None) for prompt_id, split in splits.items()]  # pyright: ignore[reportArgumentType]
+    step = Step("prompts", {}, (), lambda folder: {"n": write_rows(folder / "data/p.parquet", rows, Prompt).num_rows})
+    execute(step, layout, {})
+    return step.folder(layout)
+
+
+def test_select_sft_takes_the_best_of_all_sources_for_the_sft_split_only(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path)
+    given = prompts(layout, {"p1": "sft", "p2": "sft", "p3": "preference", "p4": "sft"})
+    a = scored(layout, "a", {"p1": [0.1, 0.9], "p2": [0.5, 0.5], "p3": [1.0, 1.0]})
+    b = scored(layout, "b", {"p2": [0.4, 0.5], "p1": [0.3, 0.2], "p4": [float("nan"), float("inf")]})
+
+    def run(folder: Path) -> object:
+        return select_sft(given, [a, b], ["b", "a"], folder)
+
+    step = Step("select_sft", {}, (), run)  # pyright: ignore[reportArgumentType]
+    manifest = execute(step, layout, {})
+    rows = read_rows(step.folder(layout), SFTExample)
+    assert [(row.prompt_id, row.source, row.response, row.reward) for row in rows] == [
+        ("p1", "a", "a-p1-1", 0.9),
+        ("p2", "b", "b-p2-1", 0.5),
+    ]
+    assert manifest.summary == {
+        "num_prompts": 3, "num_examples": 2, "num_without_source_response": 1, "best_share": {"b": 0.5, "a": 0.5}
+    }  # fmt: skip
+
+
+def test_fuse_joins_by_prompt_id_and_counts_every_prompt_once(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path)
+    names = ("good", "tie", "no_source", "no_target", "sft")
+    given = prompts(layout, {name: "sft" if name == "sft" else "preference" for name in names})
+    source = scored(layout, "s", {"sft": [9.0], "no_target": [1.0], "tie": [1.0], "good": [0.2, 0.8]})
+    target = scored(layout, "target-sft", {"no_source": [0.0, 1.0], "tie": [0.5, 0.5], "good": [0.1, -0.4, 0.3]})
+    step = Step("fuse", {}, (), lambda folder: fuse(given, [source], target, ["s"], folder))
+    manifest = execute(step, layout, {})
+    (row,) = read_rows(step.folder(layout), Quadruple)
+    assert (row.prompt_id, row.source, row.source_chosen, row.target_chosen, row.rejected) == (
+        "good", "s", "s-good-1", "target-sft-good-2", "target-sft-good-1"
+    )  # fmt: skip
+    assert (row.source_chosen_reward, row.target_chosen_reward, row.rejected_reward) == (0.8, 0.3, -0.4)
+    assert manifest.summary == {
+        "num_prompts": 4, "num_quadruples": 1, "num_without_source_response": 1, "num_without_target_response": 1,
+        "num_target_responses_tie": 1, "best_share": {"s": 1.0},
+    }  # fmt: skip
+    assert manifest.files[0].path == "data/train-00000-of-00001.parquet"
+
+
+def test_load_dataset_reads_quadruples_and_exports(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    quadruple = Quadruple("p", MESSAGES, "ws", "wt", "l", "s", 0.8, 0.3, -0.4)
+    several = Quadruple("q", [{"role": "system", "content": "x"}, *MESSAGES], "ws", "wt", "l", "s", 0.8, 0.3, -0.4)
+    write_rows(tmp_path / "data/train-00000-of-00001.parquet", [quadruple], Quadruple)
+    (row,) = load_dataset("parquet", data_files=str(tmp_path / "data/train-*.parquet"), split="train", cache_dir=tmp_path / "c")
+    assert row["source_chosen"] == "ws"
+    assert row["messages"] == MESSAGES
+    pairs = to_trl_preference([quadruple], "t").to_pylist()
+    assert [(pair["chosen"][0]["content"], pair["rejected"][0]["content"], pair["chosen_source"]) for pair in pairs] == [
+        ("ws", "l", "s"), ("wt", "l", "t")
+    ]  # fmt: skip
+    release, num_left_out = to_wrpo_release([quadruple, several])
+    assert num_left_out == 1
+    assert release.to_pylist() == [
+        {
+            "prompt_id": "p",
+            "prompt": {"content": "?", "role": "user"},
+            "chosen": [{"content": "ws", "role": "assistant"}, {"content": "wt", "role": "assistant"}],
+            "rejected": [{"content": "l", "role": "assistant"}],
+        }
+    ]

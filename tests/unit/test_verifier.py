@@ -1,0 +1,46 @@
+"""Rewards by rule, each worked out by hand."""
+
+import pytest
+
+from wrpo_ray.config import VerifierRewardConfig
+from wrpo_ray.verifier import last_number, verify
+
+EXACT = VerifierRewardConfig(type="verifier", mode="exact", correct_reward=1.0, contained_reward=0.5)
+NUMERIC = VerifierRewardConfig(type="verifier", mode="numeric", correct_reward=2.0, wrong_reward=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "reward"),
+    [
+        ("Paris", "Paris", 1.0),
+        (" paris. ", "Paris", 1.0),
+        ("The capital is Paris.", "Paris", 0.5),
+        ("Parisian", "Paris", 0.0),
+        ("", "Paris", 0.0),
+        ("New  York!", "new york", 1.0),
+        ("York is new", "New York", 0.0),
+    ],
+)
+def test_exact(response: str, answer: str, reward: float) -> None:
+    assert verify(response, answer, EXACT) == reward
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "reward"),
+    [
+        ("12 + 7 = 19", "19", 2.0),
+        ("#### 1,234.50", "1234.5", 2.0),
+        ("about -3e2", "-300", 2.0),
+        ("19 or 20", "19", -1.0),
+        ("none", "19", -1.0),
+        ("1000000.4", "1000000", 2.0),
+        ("1000002", "1000000", -1.0),
+    ],
+)
+def test_numeric(response: str, answer: str, reward: float) -> None:
+    assert verify(response, answer, NUMERIC) == reward
+
+
+def test_last_number() -> None:
+    assert last_number("from 3 to .5") == 0.5
+    assert last_number("no digits") is None
