@@ -1,0 +1,79 @@
+# make install           .venv with exactly the packages of requirements/cpu.txt
+# make install EXTRA=gpu .venv for a machine with NVIDIA GPUs, versions as pinned in pyproject.toml
+# make demo              the whole method on tiny models, on this machine
+# make test              linters and the default tests; test-slow and test-gpu run the others
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+PYTHON := python3.11
+EXTRA ?= cpu
+UV ?= uv
+BIN := .venv/bin
+STAMP := .venv/.installed-$(EXTRA)
+# Warnings (package sources that lack a package, say) are no news; errors still are shown.
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip -qq
+# The build of torch comes from wherever pip finds torch: point PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL at CPU builds.
+TORCH := torch==2.13.0
+
+.PHONY: help install demo test test-slow test-gpu lint lock clean tools
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+install: $(STAMP)
+
+tools:
+	@command -v $(PYTHON) >/dev/null && $(PYTHON) --version >/dev/null 2>&1 || \
+	    { echo "error: $(PYTHON) is missing; install Python 3.11 and put it on the PATH" >&2; exit 1; }
+	command -v g++ >/dev/null || \
+	    { echo "error: g++ is missing; DeepSpeed and vLLM compile C++ when they start (Debian: apt-get install g++)" >&2; exit 1; }
+
+$(STAMP): pyproject.toml requirements/cpu.txt | tools
+	@case "$(EXTRA)" in cpu|gpu) ;; *) echo "error: EXTRA must be cpu or gpu, not $(EXTRA)" >&2; exit 1 ;; esac
+	other=.venv/.installed-$(if $(filter cpu,$(EXTRA)),gpu,cpu)
+	if [ -e "$$other" ]; then echo "error: .venv holds the other kind of install; run make clean first" >&2; exit 1; fi
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	echo "installing into .venv (minutes the first time)"
+	if [ "$(EXTRA)" = gpu ]; then
+	    $(PIP) install -e '.[gpu,demo,dev]'
+	else
+	    $(PIP) install --no-deps $(TORCH)
+	    $(PIP) install --no-deps --require-hashes -r requirements/cpu.txt
+	    $(PIP) install --no-deps --no-build-isolation -e .
+	    $(BIN)/python -c 'import torch' 2>/dev/null || { echo "error: this torch cannot be imported: it may be a build" \
+	        "for CUDA; point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU builds, then make clean install" >&2; exit 1; }
+	fi
+	touch $@
+
+demo: install
+	$(BIN)/python -m jobs.demo.make_assets --out demo_assets
+	$(BIN)/python jobs/fuse.py --config jobs/configs/demo.yaml
+
+test: install lint
+	$(BIN)/python -m pytest -q
+
+test-slow: install
+	$(BIN)/python -m pytest -q -m 'slow or chaos'
+
+test-gpu: install
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+# uv is needed only here. Where torch builds lie in a folder, name it in UV_FIND_LINKS.
+lock:
+	@command -v $(UV) >/dev/null || { echo "error: uv is missing; pip install uv, or set UV=/path/to/uv" >&2; exit 1; }
+	sed -n '/^#/p;/^[^#]/q' requirements/cpu.txt > requirements/.cpu.txt.new
+	$(UV) pip compile --quiet pyproject.toml --extra cpu --extra demo --extra tensorboard --extra dev \
+	    --generate-hashes --no-emit-package torch --index-strategy unsafe-best-match --no-header --no-annotate \
+	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 >> requirements/.cpu.txt.new
+	mv requirements/.cpu.txt.new requirements/cpu.txt
+
+clean:
+	rm -rf .venv demo_assets build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,130 @@
+"""Everything that can be wrong with a run's models and prompts, found before any GPU is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wrpo_ray.chat import ChatTokenizer
+from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig
+from wrpo_ray.errors import ConfigError, DataError, Problem, list_problems
+from wrpo_ray.preflight.model_folder import (
+    ModelFacts,
+    check_max_length,
+    check_max_model_len,
+    check_remote_code,
+    check_reward,
+    check_weights,
+    locate_model,
+)
+from wrpo_ray.preflight.tokenizer import check_tokenizer
+from wrpo_ray.prompt_files import shown
+from wrpo_ray.prompts import PromptSet, read_prompts
+from wrpo_ray.schema import Prompt
+from wrpo_ray.verifier import last_number
+
+
+def check_run(config: FuseConfig) -> list[Problem]:
+    """Return every problem of the run's models and prompts."""
+    models, data = _check(config)
+    return [*models, *data]
+
+
+def require_runnable(config: FuseConfig) -> None:
+    """Raise one error with every problem: ConfigError if a model is among them, DataError if only prompts are."""
+    models, data = _check(config)
+    if models:
+        raise ConfigError(list_problems(f"run {config.run.name} cannot start", [*models, *data]))
+    if data:
+        raise DataError(list_problems(f"run {config.run.name} cannot start", data))
+
+
+def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem]]:
+    models: list[Problem] = []
+    target_chat: ChatTokenizer | None = None
+    for place, files in _model_sections(config):
+        found = locate_model(place, files)
+        if isinstance(found, Problem):
+            models.append(found)
+            continue
+        models.extend(_check_facts(config, place, files, found))
+        chat = check_tokenizer(place, files, found)
+        if isinstance(chat, Problem):
+            models.append(chat)
+        elif files is config.target:
+            target_chat = chat
+    data: list[Problem] = []
+    for place, section in _prompt_sections(config):
+        prompt_set, problems = read_prompts(section, answers_required=config.reward.type == "verifier")
+        data.extend(problems or _check_prompt_set(config, place, prompt_set))
+        if section is config.prompts and not problems and target_chat is not None:
+            data.extend(_check_lengths(config, prompt_set.prompts, target_chat))
+    return models, [*data, *_check_evaluation(config)]
+
+
+def _model_sections(config: FuseConfig) -> Iterator[tuple[str, ModelFiles]]:
+    yield from ((f"sources.{source.name}", source) for source in config.sources)
+    yield "target", config.target
+    if isinstance(config.reward, ModelFiles):
+        yield "reward", config.reward
+
+
+def _prompt_sections(config: FuseConfig) -> Iterator[tuple[str, PromptsConfig]]:
+    yield "prompts", config.prompts
+    if config.evaluation:
+        yield "evaluation.prompts", config.evaluation.prompts
+
+
+def _check_facts(config: FuseConfig, place: str, files: ModelFiles, facts: ModelFacts) -> Iterator[Problem]:
+    yield from check_weights(place, facts)
+    yield from check_remote_code(place, files, facts)
+    yield from check_max_model_len(place, files, facts)
+    if files is config.target:
+        yield from check_max_length("sft", config.sft, facts)
+        yield from check_max_length("wrpo", config.wrpo, facts)
+    if files is config.reward and config.reward.type != "verifier":
+        yield from check_reward(config.reward, facts)
+
+
+def _check_prompt_set(config: FuseConfig, place: str, prompt_set: PromptSet) -> Iterator[Problem]:
+    if place == "prompts":
+        for split in ("sft", "preference"):
+            if not any(prompt.split == split for prompt in prompt_set.prompts):
+                value = f"{len(prompt_set.prompts)} prompts, sft_fraction {config.prompts.sft_fraction:.3g}"
+                yield Problem("prompts", value, f"no prompt falls into the {split} part", "add prompts")
+    if config.reward.type == "verifier" and config.reward.mode == "numeric":
+        wordy = [prompt for prompt in prompt_set.prompts if last_number(prompt.answer or "") is None]
+        if wordy:
+            value = f"{len(wordy)} answers, the first {shown(wordy[0].answer)} (prompt_id {wordy[0].prompt_id})"
+            rule = "the verifier compares numbers, and these answers hold none"
+            yield Problem(f"{place}.answer_column", value, rule, "correct the answers, or set reward.mode to exact")
+
+
+def _check_lengths(config: FuseConfig, prompts: list[Prompt], chat: ChatTokenizer) -> Iterator[Problem]:
+    """Long prompts are left out and counted by the run itself; a run of which nothing is left must not start."""
+    for place, limit in (("sft", config.sft.max_prompt_length), ("wrpo", config.wrpo.max_prompt_length)):
+        split = "sft" if place == "sft" else "preference"
+        shortest = _shortest_over(limit, [prompt for prompt in prompts if prompt.split == split], chat)
+        if shortest is not None:
+            rule = f"every prompt of its part is longer; the shortest has {shortest} tokens"
+            yield Problem(f"{place}.max_prompt_length", str(limit), rule, f"raise it to {shortest} or more")
+
+
+def _shortest_over(limit: int, prompts: list[Prompt], chat: ChatTokenizer) -> int | None:
+    """Return the length of the shortest prompt in tokens if all are over `limit`, else None."""
+    shortest = None
+    for prompt in prompts:
+        try:
+            length = len(chat.encode_prompt(prompt.messages))
+        except DataError:
+            # A prompt that the template refuses is left out and counted by the run.
+            continue
+        if length <= limit:
+            return None
+        shortest = length if shortest is None else min(shortest, length)
+    return shortest
+
+
+def _check_evaluation(config: FuseConfig) -> Iterator[Problem]:
+    if config.evaluation and config.evaluation.prompts.path == config.prompts.path:
+        rule = "these are the training prompts; rewards on them say nothing about new ones"
+        yield Problem("evaluation.prompts.path", config.prompts.path, rule, "name a file of held-out prompts")

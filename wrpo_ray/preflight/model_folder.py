@@ -1,0 +1,231 @@
+"""What a model's files tell before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wrpo_ray.config import (
+    ModelConfig,
+    ModelFiles,
+    TrainConfig,
+    TransformersRewardConfig,
+    VllmRewardConfig,
+)
+from wrpo_ray.errors import Problem
+from wrpo_ray.models import is_local
+from wrpo_ray.prompt_files import shown
+
+_SAFETENSORS_INDEX = "model.safetensors.index.json"
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+_REWARD_ARCHITECTURE = re.compile(r"ForSequenceClassification$|ForRewardModel$|RewardModel")
+# The labels that transformers assumes when config.json names none.
+_DEFAULT_NUM_LABELS = 2
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A located model: the folder of its small files, its parsed config.json, and the names of all its files."""
+
+    folder: Path
+    config: dict[str, Any]
+    names: frozenset[str]
+    is_whole: bool
+    """Whether every file lies in `folder`; a hub model's weights may still have to be fetched."""
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        """The part of config.json that describes the language model."""
+        nested = self.config.get("text_config")
+        return nested if isinstance(nested, dict) else self.config
+
+    @property
+    def architectures(self) -> list[str]:
+        """Class names that the model was saved from."""
+        names = self.config.get("architectures")
+        return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def locate_model(place: str, files: ModelFiles) -> ModelFacts | Problem:
+    """Return the facts of a model folder or hub model, or the reason why there are none."""
+    if not is_local(files.path):
+        return _locate_on_hub(place, files)
+    folder = Path(files.path).expanduser()
+    if not folder.is_dir():
+        rule = "no such folder" if not folder.exists() else "a model is a folder in Hugging Face format, not a file"
+        return Problem(f"{place}.path", files.path, rule, "correct the path; every node must see it")
+    if not (folder / "config.json").is_file():
+        if any(path.suffix == ".gguf" for path in folder.iterdir()):
+            return Problem(f"{place}.path", files.path, "GGUF models cannot be trained or sampled", _convert(".gguf"))
+        fix = "name a folder in Hugging Face format"
+        return Problem(f"{place}.path", files.path, "the folder holds no config.json", fix)
+    return _facts(place, files, folder, frozenset(path.name for path in folder.iterdir()), is_whole=True)
+
+
+def _locate_on_hub(place: str, files: ModelFiles) -> ModelFacts | Problem:
+    from huggingface_hub import errors as hub_errors
+    from huggingface_hub import hf_hub_download
+
+    try:
+        folder = Path(hf_hub_download(files.path, "config.json", revision=files.revision)).parent
+    except hub_errors.HFValidationError:
+        rule = "neither a folder nor a hub name of the form organisation/name"
+        return Problem(f"{place}.path", files.path, rule, "correct the path")
+    except hub_errors.GatedRepoError:
+        rule = "the hub gives this model only to accounts that accepted its terms"
+        return Problem(f"{place}.path", files.path, rule, "accept them on its page and log in with `hf auth login`")
+    except hub_errors.RevisionNotFoundError:
+        return Problem(f"{place}.revision", str(files.revision), "no such revision on the hub", "correct it")
+    except hub_errors.LocalEntryNotFoundError:
+        rule = "no such folder, and the hub's copy is neither cached nor within reach"
+        fix = f"correct the path, or fetch it where there is a network: hf download {files.path}"
+        return Problem(f"{place}.path", files.path, rule, fix)
+    except hub_errors.EntryNotFoundError:
+        return Problem(f"{place}.path", files.path, "the hub model holds no config.json", "name another model")
+    except hub_errors.RepositoryNotFoundError:
+        rule = "no such folder, and no such model on the hub (or it is private)"
+        return Problem(f"{place}.path", files.path, rule, "correct the path, or log in with `hf auth login`")
+    except OSError as error:
+        return Problem(f"{place}.path", files.path, f"the hub does not answer: {shown(str(error))}", "try again later")
+    names = _names_on_hub(files)
+    if names is None:
+        return _facts(place, files, folder, frozenset(path.name for path in folder.iterdir()), is_whole=True)
+    return _facts(place, files, folder, names, is_whole=False)
+
+
+def _names_on_hub(files: ModelFiles) -> frozenset[str] | None:
+    """Return the names of a hub model's files, or None where there is no network: then its cached copy must do."""
+    from huggingface_hub import errors as hub_errors
+    from huggingface_hub import list_repo_files
+
+    try:
+        return frozenset(list_repo_files(files.path, revision=files.revision))
+    except (OSError, hub_errors.HTTPError):  # pyright: ignore[reportPrivateImportUsage]
+        return None
+
+
+def _facts(place: str, files: ModelFiles, folder: Path, names: frozenset[str], is_whole: bool) -> ModelFacts | Problem:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return Problem(f"{place}.path", files.path, f"config.json cannot be read: {error}", "fetch the model again")
+    if not isinstance(config, dict):
+        return Problem(f"{place}.path", files.path, "config.json must hold an object", "fetch the model again")
+    return ModelFacts(folder, config, names, is_whole)
+
+
+def check_weights(place: str, facts: ModelFacts) -> Iterator[Problem]:
+    """Yield a problem unless the model has all its weights as safetensors."""
+    path = f"{place}.path"
+    if _SAFETENSORS_INDEX in facts.names:
+        if facts.is_whole:
+            yield from _check_shards(path, facts)
+        return
+    if any(name.endswith(".safetensors") for name in facts.names):
+        return
+    pickles = sorted(name for name in facts.names if name.endswith(_PICKLE_SUFFIXES) and name != "training_args.bin")
+    if pickles:
+        rule = f"weights must be safetensors; {pickles[0]} is a pickle, which can run code when it is read"
+        yield Problem(path, str(facts.folder), rule, _convert(Path(pickles[0]).suffix))
+    elif gguf := sorted(name for name in facts.names if name.endswith(".gguf")):
+        yield Problem(path, str(facts.folder), f"weights must be safetensors, not GGUF ({gguf[0]})", _convert(".gguf"))
+    else:
+        yield Problem(path, str(facts.folder), "the model has no weights (*.safetensors)", "fetch the model again")
+
+
+def _convert(suffix: str) -> str:
+    if suffix == ".gguf":
+        return "name the safetensors model that the GGUF file was made from"
+    return "load it where you trust it and save it again: AutoModelForCausalLM.from_pretrained(a).save_pretrained(b)"
+
+
+def _check_shards(path: str, facts: ModelFacts) -> Iterator[Problem]:
+    try:
+        index = json.loads((facts.folder / _SAFETENSORS_INDEX).read_text(encoding="utf-8"))
+        shards = sorted(set(index["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        yield Problem(path, _SAFETENSORS_INDEX, f"the index of the weights cannot be read: {error!r}", "fetch it again")
+        return
+    if missing := [shard for shard in shards if shard not in facts.names]:
+        rule = f"{len(missing)} of {len(shards)} files of weights are missing, the first is {missing[0]}"
+        yield Problem(path, str(facts.folder), rule, "fetch the model again; an interrupted download can be resumed")
+
+
+def check_remote_code(place: str, files: ModelFiles, facts: ModelFacts) -> Iterator[Problem]:
+    """Yield a problem when the model cannot be loaded without code of its own and that code is not allowed.
+
+    Many models that transformers knows by now still carry old code (`auto_map`); they need none of it.
+    """
+    auto_map = facts.config.get("auto_map")
+    if not auto_map or files.trust_remote_code:
+        return
+    from transformers import CONFIG_MAPPING
+
+    own_head = isinstance(files, VllmRewardConfig | TransformersRewardConfig)
+    if facts.config.get("model_type") in CONFIG_MAPPING and not own_head:
+        return
+    rule = f"the model runs code of its own ({shown(sorted(auto_map))}), and trust_remote_code is false"
+    fix = "read that code; then set trust_remote_code: true with a pinned revision, or choose another model"
+    yield Problem(f"{place}.trust_remote_code", "false", rule, fix)
+
+
+def _max_positions(facts: ModelFacts) -> int | None:
+    """Return the longest sequence of a model, or None when config.json names none or stretches it by RoPE scaling."""
+    config = facts.text_config
+    scaling = config.get("rope_scaling")
+    parameters = config.get("rope_parameters")
+    if scaling or (isinstance(parameters, dict) and parameters.get("rope_type", "default") != "default"):
+        return None
+    limit = config.get("max_position_embeddings", config.get("n_positions"))
+    return limit if isinstance(limit, int) else None
+
+
+def check_max_model_len(place: str, files: ModelFiles, facts: ModelFacts) -> Iterator[Problem]:
+    """Yield a problem when the engine is asked for longer sequences than the model has positions."""
+    limit = _max_positions(facts)
+    if isinstance(files, ModelConfig | VllmRewardConfig):
+        field, value = f"{place}.engine.max_model_len", files.engine.max_model_len
+    elif isinstance(files, TransformersRewardConfig):
+        field, value = f"{place}.max_model_len", files.max_model_len
+    else:
+        return
+    if limit is not None and value > limit:
+        rule = f"the model has {limit} positions (max_position_embeddings)"
+        yield Problem(field, str(value), rule, f"set it to {limit} or less")
+
+
+def check_max_length(place: str, train: TrainConfig, facts: ModelFacts) -> Iterator[Problem]:
+    """Yield a problem when training sequences are longer than the target has positions."""
+    limit = _max_positions(facts)
+    if limit is not None and train.max_length > limit:
+        rule = f"the target has {limit} positions (max_position_embeddings)"
+        yield Problem(f"{place}.max_length", str(train.max_length), rule, f"set it to {limit} or less")
+
+
+def check_reward(reward: VllmRewardConfig | TransformersRewardConfig, facts: ModelFacts) -> Iterator[Problem]:
+    """Yield problems unless the model is a classifier that gives one number."""
+    auto_map = facts.config.get("auto_map") or {}
+    may_run = reward.type == "transformers" and reward.trust_remote_code
+    own_class = may_run and "AutoModelForSequenceClassification" in auto_map
+    if not own_class and not any(_REWARD_ARCHITECTURE.search(name) for name in facts.architectures):
+        rule = f"a reward model must be a sequence classifier; this one is {shown(facts.architectures)}"
+        yield Problem("reward.path", reward.path, rule, "name a reward model")
+        return
+    if isinstance(reward, TransformersRewardConfig) and reward.score_field == "score":
+        return
+    num_labels = _num_labels(facts.config)
+    if num_labels != 1:
+        rule = f"the reward is the logit of one label; this classifier has {num_labels}"
+        yield Problem("reward.path", reward.path, rule, "name a reward model with one label (num_labels 1)")
+
+
+def _num_labels(config: dict[str, Any]) -> int:
+    labels = config.get("id2label")
+    if isinstance(labels, dict):
+        return len(labels)
+    count = config.get("num_labels", _DEFAULT_NUM_LABELS)
+    return count if isinstance(count, int) else _DEFAULT_NUM_LABELS

@@ -1,0 +1,100 @@
+"""A model's tokenizer and chat template, tried out on a plain conversation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jinja2
+
+from wrpo_ray.chat import ChatTokenizer
+from wrpo_ray.config import ModelFiles
+from wrpo_ray.errors import DataError, ModelError, Problem
+from wrpo_ray.models import tokenizer_of
+from wrpo_ray.preflight.model_folder import ModelFacts
+from wrpo_ray.prompt_files import shown
+
+_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+_GREETING = [{"role": "user", "content": "Hello"}]
+
+
+def check_tokenizer(place: str, files: ModelFiles, facts: ModelFacts) -> ChatTokenizer | Problem:
+    """Return the model's tokenizer with its chat template, or the first reason why it cannot serve."""
+    if problem := _check_template_file(place, files):
+        return problem
+    if problem := _check_template_present(place, files, facts):
+        return problem
+    try:
+        tokenizer = tokenizer_of(files)
+    except Exception as error:
+        # The tokenizers library raises bare Exception for a broken file; whatever is not that is a fault of ours.
+        if type(error) is not Exception and not isinstance(error, _LOAD_ERRORS):
+            raise
+        rule = f"the tokenizer cannot be loaded: {shown(str(error), 200)}"
+        return Problem(f"{place}.path", files.path, rule, "fetch the model again; check its tokenizer files")
+    try:
+        chat = ChatTokenizer(tokenizer)
+        chat.encode_prompt(_GREETING)
+        chat.encode_conversation(_GREETING, "Hi")
+    except (ModelError, DataError, jinja2.TemplateError, TypeError) as error:
+        rule = f"the chat template fails on a plain conversation: {error}"
+        return Problem(f"{place}.chat_template", _origin(files), rule, "name a working template in chat_template")
+    return chat
+
+
+def _origin(files: ModelFiles) -> str:
+    return files.chat_template or f"the one of {files.path}"
+
+
+def _check_template_file(place: str, files: ModelFiles) -> Problem | None:
+    if files.chat_template is None:
+        return None
+    field = f"{place}.chat_template"
+    try:
+        text = Path(files.chat_template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return Problem(field, files.chat_template, f"the template file cannot be read: {error}", "correct the path")
+    return _check_syntax(field, files.chat_template, text)
+
+
+def _check_syntax(field: str, value: str, text: str) -> Problem | None:
+    try:
+        # The extensions are those that transformers renders with.
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_without_generation_tags(text))
+    except jinja2.TemplateSyntaxError as error:
+        rule = f"the template is not valid Jinja, line {error.lineno}: {error.message}"
+        return Problem(field, value, rule, "correct the template")
+    return None
+
+
+def _without_generation_tags(text: str) -> str:
+    """Take out the tag that transformers adds to Jinja, which the plain parser does not know."""
+    for tag in ("generation", "endgeneration"):
+        for opening in ("{%", "{%-"):
+            for closing in ("%}", "-%}"):
+                text = text.replace(f"{opening} {tag} {closing}", "")
+    return text
+
+
+def _check_template_present(place: str, files: ModelFiles, facts: ModelFacts) -> Problem | None:
+    """Look for the template in the model's files, so that the message can say where it was expected."""
+    if files.chat_template is not None or not facts.is_whole:
+        return None
+    if "chat_template.jinja" in facts.names:
+        path = facts.folder / "chat_template.jinja"
+        return _check_syntax(f"{place}.path", str(path), path.read_text(encoding="utf-8", errors="replace"))
+    if {"chat_template.json", "additional_chat_templates"} & facts.names:
+        return None
+    try:
+        settings = json.loads((facts.folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        template = settings.get("chat_template")
+    except FileNotFoundError:
+        template = None
+    except (OSError, ValueError, AttributeError) as error:
+        return Problem(f"{place}.path", files.path, f"tokenizer_config.json cannot be read: {error}", "fetch it again")
+    if isinstance(template, str):
+        return _check_syntax(f"{place}.path", f"{files.path}/tokenizer_config.json", template)
+    if template:
+        return None
+    rule = "the model has no chat template (tokenizer_config.json, chat_template.jinja)"
+    return Problem(f"{place}.chat_template", "null", rule, "name a Jinja template, or choose an instruct model")

@@ -1,0 +1,206 @@
+"""Rows of prompt files, read without running anything that the files bring along.
+
+Parquet, JSON lines and Hugging Face dataset folders. Arrow extension types may unpickle their metadata as soon as a
+schema is built (CVE-2026-41486), so raw schema bytes are searched for them before pyarrow sees the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wrpo_ray.errors import Problem
+
+_EXTENSION_KEY = b"ARROW:extension:name"
+_READ_ERRORS = (OSError, pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError, ValueError, KeyError, TypeError)
+
+
+class InvalidText:
+    """Stands for a value whose bytes are not valid UTF-8."""
+
+    def __repr__(self) -> str:
+        return "bytes that are not UTF-8"
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One row: `number` counts from 1 (the line of a JSON lines file), `values` holds the columns that it has."""
+
+    file: Path
+    number: int
+    values: dict[str, Any]
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}, row {self.number}"
+
+
+def read_rows(path: str, columns: Sequence[str]) -> Iterator[FileRow | Problem]:
+    """Yield the rows of a file or folder with `columns` alone, and a Problem for everything that cannot be read."""
+    files = _find_files(Path(path).expanduser())
+    if isinstance(files, Problem):
+        yield files
+        return
+    for file in files:
+        yield from _read_file(file, columns)
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """Return `value` as ASCII, cut to `limit` characters, fit for a message."""
+    text = json.dumps(value, ensure_ascii=True, default=repr)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def column_hint(column: str, known: Sequence[str]) -> str:
+    """Return the fix for a column that is not there."""
+    close = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else f"columns here: {', '.join(known) or 'none'}"
+
+
+def _find_files(path: Path) -> list[Path] | Problem:
+    if path.is_file():
+        if path.suffix in (".parquet", ".jsonl"):
+            return [path]
+        return Problem(str(path), path.suffix or "no ending", "a prompt file ends in .parquet or .jsonl", "convert it")
+    if not path.is_dir():
+        return Problem(str(path), "(nothing)", "no such file or folder", "correct the path; it must be seen from here")
+    try:
+        return _find_in_folder(path)
+    except _READ_ERRORS as error:
+        return Problem(str(path), str(error), "the dataset folder cannot be read", "save it again with `save_to_disk`")
+
+
+def _find_in_folder(folder: Path) -> list[Path] | Problem:
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        if "train" not in splits:
+            fix = f"set the path to one of its folders: {', '.join(splits)}"
+            return Problem(str(folder), str(splits), "the dataset has no split `train`", fix)
+        folder = folder / "train"
+    if (folder / "state.json").is_file():
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return [folder / Path(entry["filename"]).name for entry in state["_data_files"]]
+    found = sorted(p for p in folder.iterdir() if p.suffix in (".parquet", ".jsonl") and p.name[0] not in "._")
+    rule = "the folder holds no .parquet or .jsonl file and is no saved dataset"
+    return found or Problem(str(folder), "(nothing)", rule, "correct the path")
+
+
+def _read_file(file: Path, columns: Sequence[str]) -> Iterator[FileRow | Problem]:
+    if file.suffix == ".jsonl":
+        yield from _read_json_lines(file)
+        return
+    try:
+        table = _read_parquet(file, columns) if file.suffix == ".parquet" else _read_arrow_stream(file, columns)
+    except _READ_ERRORS as error:
+        yield Problem(str(file), shown(str(error), 160), "the file cannot be read; it may be cut", "write it again")
+        return
+    if isinstance(table, pa.Table):
+        yield from _table_rows(file, table)
+    else:
+        yield from table
+
+
+def _read_parquet(file: Path, columns: Sequence[str]) -> pa.Table | list[Problem]:
+    metadata = pq.read_metadata(file)
+    stored = (metadata.metadata or {}).get(b"ARROW:schema", b"")
+    if _EXTENSION_KEY in base64.b64decode(stored):
+        return [_extension_problem(file)]
+    schema = pq.read_schema(file)
+    return _column_problems(file, schema, columns) or pq.read_table(
+        pa.BufferReader(file.read_bytes()), columns=list(columns), page_checksum_verification=True
+    )
+
+
+def _read_arrow_stream(file: Path, columns: Sequence[str]) -> pa.Table | list[Problem]:
+    content = pa.py_buffer(file.read_bytes())
+    message = pa.ipc.MessageReader.open_stream(content).read_next_message()
+    if _EXTENSION_KEY in message.metadata.to_pybytes():
+        return [_extension_problem(file)]
+    reader = pa.ipc.open_stream(content)
+    return _column_problems(file, reader.schema, columns) or reader.read_all().select(list(columns))
+
+
+def _extension_problem(file: Path) -> Problem:
+    rule = "a column has an Arrow extension type, which may run code when it is read"
+    return Problem(str(file), "extension type", rule, "write the file again with plain columns")
+
+
+def _column_problems(file: Path, schema: pa.Schema, columns: Sequence[str]) -> list[Problem]:
+    problems = []
+    for column in columns:
+        count = schema.names.count(column)
+        place = f"{file}, column `{column}`"
+        if count == 0:
+            problems.append(Problem(place, "(nothing)", "no such column", column_hint(column, schema.names)))
+        elif count > 1:
+            problems.append(Problem(place, f"{count} columns", "the name stands twice", "rename one of them"))
+        elif not _plain(kind := schema.field(column).type):
+            rule = "the column must hold text, numbers or lists of {role, content}"
+            problems.append(Problem(place, shown(str(kind)), rule, "write the column again as text"))
+    return problems
+
+
+def _plain(kind: pa.DataType) -> bool:
+    """Tell whether a column type holds nothing but text, numbers, truth values and lists or structs of them."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_struct(kind):
+        return all(_plain(kind.field(index).type) for index in range(kind.num_fields))
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return text or number or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+
+
+def _table_rows(file: Path, table: pa.Table) -> Iterator[FileRow]:
+    values = [_python_values(table.column(name)) for name in table.column_names]
+    for number, row in enumerate(zip(*values, strict=True), start=1):
+        yield FileRow(file, number, dict(zip(table.column_names, row, strict=True)))
+
+
+def _python_values(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return [_value_or_invalid(item) for item in column]
+
+
+def _value_or_invalid(item: pa.Scalar) -> Any:
+    try:
+        return item.as_py()
+    except UnicodeDecodeError:
+        return InvalidText()
+
+
+def _read_json_lines(file: Path) -> Iterator[FileRow | Problem]:
+    try:
+        lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        yield Problem(str(file), str(error), "the file cannot be read", "correct its path or its permissions")
+        return
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _read_json_line(file, number, line)
+
+
+def _read_json_line(file: Path, number: int, line: bytes) -> FileRow | Problem:
+    place = f"{file}, row {number}"
+    try:
+        values = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Problem(place, f"byte {error.object[error.start]:#04x}", "the line is not UTF-8", "save it as UTF-8")
+    except (json.JSONDecodeError, RecursionError) as error:
+        start = shown(line[:60].decode("utf-8", "replace"))
+        return Problem(place, start, f"the line is not JSON: {error}", "repair it")
+    if not isinstance(values, dict):
+        return Problem(place, shown(values), "the line must hold a JSON object", 'write {"prompt": ...}')
+    return FileRow(file, number, values)
