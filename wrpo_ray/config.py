@@ -150,7 +150,9 @@ class VerifierRewardConfig(Frozen):
     wrong_reward: float = 0.0
 
 
-RewardConfig = Annotated[VllmRewardConfig | TransformersRewardConfig | VerifierRewardConfig, Field(discriminator="type")]
+RewardConfig = Annotated[
+    VllmRewardConfig | TransformersRewardConfig | VerifierRewardConfig, Field(discriminator="type")
+]
 
 
 class TrainConfig(Frozen):

@@ -47,9 +47,11 @@ def parse_config(text: str, name: str, overrides: Sequence[str] = ()) -> FuseCon
     merged = _merge_model_defaults(raw, name)
     try:
         # Strict JSON: no "8" for 8, no true for 1, yet a list is a tuple and 1 is a float.
-        config = FuseConfig.model_validate_json(json.dumps(merged), strict=True)
+        config = FuseConfig.model_validate_json(json.dumps(merged, ensure_ascii=False).encode("utf-8"), strict=True)
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{name} holds half of a surrogate pair, which is no character: {error}") from error
     except ValidationError as error:
-        problems = [_problem(text, name, detail) for detail in error.errors(include_url=False)]
+        problems = [_problem(text, name, detail) for detail in _causes(error)]
         raise ConfigError(list_problems(f"cannot use {name}", problems)) from error
     if problems := broken_rules(config):
         raise ConfigError(list_problems(f"cannot use {name}", problems))
@@ -116,6 +118,20 @@ def _with_defaults(model: Any, defaults: Mapping[str, Any]) -> Any:
         if isinstance(values, dict) and isinstance(own, dict):
             merged[section] = {**values, **own}
     return merged
+
+
+def _causes(error: ValidationError) -> list[Any]:
+    """Return the details of `error` without those that merely follow from others.
+
+    A list whose only item is broken is called too short as well.
+    """
+    details: list[Any] = list(error.errors(include_url=False))
+    places = [detail["loc"] for detail in details]
+    return [detail for detail in details if detail["type"] != "too_short" or not _has_inside(detail["loc"], places)]
+
+
+def _has_inside(place: tuple[Any, ...], places: list[tuple[Any, ...]]) -> bool:
+    return any(len(other) > len(place) and other[: len(place)] == place for other in places)
 
 
 def _problem(text: str, name: str, detail: Any) -> Problem:

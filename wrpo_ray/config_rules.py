@@ -10,7 +10,17 @@ from wrpo_ray.errors import Problem
 
 RESERVED_NAMES = ("target-sft", "fused")
 OWN_ENGINE_ARGS = frozenset(
-    {"model", "tokenizer", "revision", "tokenizer_revision", "trust_remote_code", "seed", "runner", "convert", "hf_token"}
+    {
+        "model",
+        "tokenizer",
+        "revision",
+        "tokenizer_revision",
+        "trust_remote_code",
+        "seed",
+        "runner",
+        "convert",
+        "hf_token",
+    }
     | set(EngineConfig.model_fields) - {"extra_args"}
 )
 
@@ -36,7 +46,9 @@ def _names(config: FuseConfig) -> Iterator[Problem]:
             yield Problem("sources[*].name", name, f"named {count} times; a name stands for one source", fix)
     for place, model in (("target", config.target), *((f"sources.{s.name}", s) for s in config.sources)):
         if model.name.casefold() in RESERVED_NAMES:
-            yield Problem(f"{place}.name", model.name, "this name is used for a model of the run", "choose another name")
+            yield Problem(
+                f"{place}.name", model.name, "this name is used for a model of the run", "choose another name"
+            )
     if config.target.name.casefold() in counts:
         fix = "give the target another name, also when it is a source"
         yield Problem("target.name", config.target.name, "a source has this name", fix)
@@ -56,7 +68,9 @@ def _all_model_files(config: FuseConfig) -> Iterator[tuple[str, ModelFiles]]:
 
 def _model_files(config: FuseConfig) -> Iterator[Problem]:
     for place, files in _all_model_files(config):
-        pinned = files.revision is not None and len(files.revision) == 40 and set(files.revision) <= set("0123456789abcdef")
+        pinned = (
+            files.revision is not None and len(files.revision) == 40 and set(files.revision) <= set("0123456789abcdef")
+        )
         if files.trust_remote_code and not pinned and not files.path.startswith(("/", "./", "../")):
             fix = "set revision to the 40-digit commit whose code you read, or give a local folder (./name or /name)"
             rule = "code of a hub model runs only at a pinned revision"
@@ -82,7 +96,9 @@ def _engine(place: str, engine: EngineConfig, resources: ResourcesConfig) -> Ite
         yield Problem(f"{place}.engine.max_num_batched_tokens", str(engine.max_num_batched_tokens), rule, fix)
     for name in sorted(set(engine.extra_args) & OWN_ENGINE_ARGS):
         rule = "this argument has a field of its own or is set by the run"
-        yield Problem(f"{place}.engine.extra_args.{name}", str(engine.extra_args[name]), rule, "remove it from extra_args")
+        yield Problem(
+            f"{place}.engine.extra_args.{name}", str(engine.extra_args[name]), rule, "remove it from extra_args"
+        )
 
 
 def _training(place: str, train: TrainConfig) -> Iterator[Problem]:
@@ -131,5 +147,3 @@ def _reward(config: FuseConfig) -> Iterator[Problem]:
         if section.answer_column is None:
             rule = "the verifier needs the column with the reference answers"
             yield Problem(f"{place}.answer_column", "null", rule, "name the column, or choose a reward model")
-
-

@@ -53,14 +53,14 @@ def parse_yaml(text: str, name: str) -> Any:
 
     Raises ConfigError with line and column when it is not valid YAML, repeats a key, or uses an alias.
     """
-    loader = _Loader(text)
-    loader.name = name
     try:
+        loader = _Loader(text)
+        loader.name = name
         return loader.get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"{name} is not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
+    except RecursionError as error:
+        raise ConfigError(f"{name} is nested too deeply") from error
 
 
 def line_of(text: str, path: tuple[str | int, ...]) -> int | None:
