@@ -1,4 +1,4 @@
-"""Fuse many language models into one: python jobs/fuse.py --config X.yaml [a.b.c=value ...] [--only STEP] [--dry-run]."""
+"""Fuse language models into one: python jobs/fuse.py --config X.yaml [a.b.c=value ...] [--only STEP] [--dry-run]."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ CHATML = (
 )
 # Like Llama 3: BOS in the template, contents trimmed, no newline behind the end token.
 HEADERS = (
-    "{{ bos_token }}{% for m in messages %}<|head|>{{ m['role'] }}<|/head|>\n\n{{ m['content'] | trim }}<|eot|>{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}"
+    "<|head|>{{ m['role'] }}<|/head|>\n\n{{ m['content'] | trim }}<|eot|>{% endfor %}"
     "{% if add_generation_prompt %}<|head|>assistant<|/head|>\n\n{% endif %}"
 )
 CORPUS = [
@@ -47,7 +48,7 @@ def chatml_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
 
 
 def headers_tokenizer(vocab_size: int = 400) -> PreTrainedTokenizerFast:
-    """Return a tokenizer in the manner of Llama 3: BOS from the template, end of turn is not the EOS, no padding token."""
+    """Return a tokenizer like Llama 3's: BOS from the template, end of turn is not the EOS, no padding token."""
     tokens = ["<|bos|>", "<|eos|>", "<|head|>", "<|/head|>", "<|eot|>"]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_byte_level_bpe(vocab_size, tokens), bos_token="<|bos|>", eos_token="<|eos|>"
@@ -71,9 +72,15 @@ def _byte_level_bpe(vocab_size: int, special_tokens: list[str]) -> Tokenizer:
 
 def _sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | float | bool]:
     return {
-        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.2, "tie_word_embeddings": False,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": False,
+    }
 
 
 def save_llama(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Path:
@@ -104,8 +111,10 @@ def save_classifier(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int 
 
 def _ends(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
     return {
-        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id
-    }  # fmt: skip
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Path:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wrpo_ray.errors import DataError, ModelError
 from wrpo_ray.schema import Message
@@ -57,7 +57,8 @@ class ChatTokenizer:
         self._response_markers = _any_of(special)
         self._skeletons: dict[tuple[tuple[str, ...], bool], _Skeleton] = {}
         self.end_token_id = self._find_end_token()
-        self.pad_token_id: int = self.end_token_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+        pad: Any = tokenizer.pad_token_id
+        self.pad_token_id = self.end_token_id if pad is None else int(pad)
         self._refuse_double_bos()
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -88,8 +89,8 @@ class ChatTokenizer:
         found = tuple(index for index in ids if index in self._control_ids)
         if found != skeleton.control_ids:
             raise DataError(
-                f"the text of a conversation ({len(text)} characters) changes the control tokens that the chat template "
-                f"of {self.tokenizer.name_or_path} brings: {len(found)} instead of {len(skeleton.control_ids)}"
+                f"the text of a conversation ({len(text)} characters) changes the control tokens that the chat "
+                f"template of {self.tokenizer.name_or_path} brings: {len(found)} instead of {len(skeleton.control_ids)}"
             )
         return ids
 
@@ -99,8 +100,9 @@ class ChatTokenizer:
             if _fill(skeleton, variant) == text:
                 return _pieces(skeleton, [_cut(content, self._prompt_markers) for content in variant])
         raise DataError(
-            f"a prompt holds text that looks like a control token, and the chat template of {self.tokenizer.name_or_path} "
-            "rewrites its contents, so the two cannot be told apart; remove that text from the prompt"
+            "a prompt holds text that looks like a control token, and the chat template of "
+            f"{self.tokenizer.name_or_path} rewrites its contents, so the two cannot be told apart; "
+            "remove that text from the prompt"
         )
 
     def _skeleton(self, roles: tuple[str, ...], add_generation_prompt: bool) -> _Skeleton:
@@ -138,9 +140,11 @@ class ChatTokenizer:
         closing = [index for index in self._ids(tail) if index in self._special_ids]
         if closing:
             return closing[0]
-        if self.tokenizer.eos_token_id is None:
-            raise ModelError(f"{self.tokenizer.name_or_path}: neither its chat template nor an EOS token ends an answer")
-        return int(self.tokenizer.eos_token_id)
+        eos: Any = self.tokenizer.eos_token_id
+        if eos is None:
+            name = self.tokenizer.name_or_path
+            raise ModelError(f"{name}: neither its chat template nor an EOS token ends an answer")
+        return int(eos)
 
     def _refuse_double_bos(self) -> None:
         bos = self.tokenizer.bos_token_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from wrpo_ray.config import RayConfig
@@ -41,5 +41,5 @@ def connected(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def _shown_resources(resources: dict[str, float]) -> str:
+def _shown_resources(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))

@@ -88,7 +88,9 @@ def _engine(place: str, engine: EngineConfig, resources: ResourcesConfig) -> Ite
     world = engine.tensor_parallel_size * engine.pipeline_parallel_size
     gpus = resources.num_gpus
     if gpus > 0 and gpus != world and not (world == 1 and gpus < 1):
-        rule = f"must equal tensor_parallel_size * pipeline_parallel_size = {world} (or a fraction of one GPU when that is 1)"
+        rule = (
+            f"must equal tensor_parallel_size * pipeline_parallel_size = {world} (when that is 1, a fraction will do)"
+        )
         yield Problem(f"{place}.resources.num_gpus", str(gpus), rule, f"set it to {world}")
     if engine.max_num_batched_tokens < engine.max_num_seqs:
         rule = f"must be at least max_num_seqs = {engine.max_num_seqs}: each sequence takes a token of every step"

@@ -14,7 +14,10 @@ from wrpo_ray.models import is_local
 
 def model_card(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the README of the fused model: sources, data, hyper-parameters, and what evaluation measured."""
-    header: dict[str, Any] = {"tags": ["wrpo", "model-fusion", "preference-optimization"], "library_name": "transformers"}
+    header: dict[str, Any] = {
+        "tags": ["wrpo", "model-fusion", "preference-optimization"],
+        "library_name": "transformers",
+    }
     if config.export.license:
         header["license"] = config.export.license
     if not is_local(config.target.path):
@@ -36,13 +39,15 @@ def dataset_card(config: FuseConfig, name: str) -> str:
     """Return the README of an exported data set, with the header that `datasets.load_dataset` reads."""
     header = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]}
     sources = ", ".join(source.name for source in config.sources)
-    return f"---\n{yaml.safe_dump(header)}---\n\n# {config.run.name}: {name}\n\nResponses of {sources} and {config.target.name}.\n"
+    text = f"# {config.run.name}: {name}\n\nResponses of {sources} and {config.target.name}."
+    return f"---\n{yaml.safe_dump(header)}---\n\n{text}\n"
 
 
 def _sources(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     share = summaries.get("fuse", {}).get("best_share", {})
     rows = [
-        f"| {source.name} | `{_shown_path(source.path)}` | {source.sampling.num_samples} | {share.get(source.name, 0):.1%} |"
+        f"| {source.name} | `{_shown_path(source.path)}` | {source.sampling.num_samples} "
+        f"| {share.get(source.name, 0):.1%} |"
         for source in config.sources
     ]
     head = "## Sources\n\n| source | model | samples per prompt | best response on |\n|---|---|---|---|"
@@ -59,16 +64,25 @@ def _data(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     prompts, sft, fuse = (summaries.get(name, {}) for name in ("prompts", "select_sft", "fuse"))
     return (
         f"## Data\n\n{prompts.get('num_prompts')} prompts; {sft.get('num_examples')} examples for SFT, "
-        f"{fuse.get('num_quadruples')} quadruples for WRPO ({fuse.get('num_target_responses_tie')} prompts whose target "
-        "responses tie gave none)."
+        f"{fuse.get('num_quadruples')} quadruples for WRPO ({fuse.get('num_target_responses_tie')} prompts whose "
+        "target responses tie gave none)."
     )
 
 
 def _hyper_parameters(config: FuseConfig) -> str:
-    names = ("learning_rate", "lr_schedule", "warmup_ratio", "num_epochs", "global_batch_size", "max_length", "precision")
+    names = (
+        "learning_rate",
+        "lr_schedule",
+        "warmup_ratio",
+        "num_epochs",
+        "global_batch_size",
+        "max_length",
+        "precision",
+    )
     rows = [f"| {name} | {getattr(config.sft, name)} | {getattr(config.wrpo, name)} |" for name in names]
     wrpo = config.wrpo
-    tail = f"Objective `{wrpo.objective}`, beta {wrpo.beta}, alpha {wrpo.alpha.schedule} to {wrpo.alpha.end}, seed {config.run.seed}."
+    alpha = f"alpha {wrpo.alpha.schedule} to {wrpo.alpha.end}"
+    tail = f"Objective `{wrpo.objective}`, beta {wrpo.beta}, {alpha}, seed {config.run.seed}."
     return "\n".join(["## Hyper-parameters\n\n| | SFT | WRPO |\n|---|---|---|", *rows, "", tail])
 
 

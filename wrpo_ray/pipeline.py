@@ -1,7 +1,7 @@
 """The list of steps of a run, in reading order, and the loop that works through it.
 
-    prompts ─► sample, score (each source) ─► select_sft ─► sft
-            ─► sample, score (target-sft) ─► fuse ─► reference ─► wrpo ─► evaluate ─► export
+prompts ─► sample, score (each source) ─► select_sft ─► sft
+        ─► sample, score (target-sft) ─► fuse ─► reference ─► wrpo ─► evaluate ─► export
 """
 
 from __future__ import annotations
@@ -100,7 +100,12 @@ class Pipeline:
         return self._add(Step(name, {"content": _digest(content)}, (), run))
 
     def _sampled(
-        self, model: ModelConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None = None, prefix: str = ""
+        self,
+        model: ModelConfig,
+        prompts: Step,
+        splits: tuple[Split, ...],
+        trained_by: Step | None = None,
+        prefix: str = "",
     ) -> Sampled:
         """Add the steps that draw a model's responses and score them; `trained_by` made the model, if a step did."""
         identity = {
@@ -209,7 +214,9 @@ class Pipeline:
         def run(folder: Path) -> Mapping[str, Any]:
             folders = {name: self._folder(step) for name, step in scores.items()}
             table = compare(folders, num_bootstrap, self.config.run.seed)
-            shown = {name: {key: dataclasses.asdict(value) for key, value in row.items()} for name, row in table.items()}
+            shown = {
+                name: {key: dataclasses.asdict(value) for key, value in row.items()} for name, row in table.items()
+            }
             write_json(folder / "evaluation.json", shown)
             return {"models": shown}
 
@@ -253,7 +260,7 @@ class Pipeline:
         return "\n".join(lines)
 
     def run(self, only: str | None = None) -> dict[str, Manifest]:
-        """Work through the steps (or the one called `only`, whose inputs must be complete) and return their manifests."""
+        """Work through the steps, or the one called `only` whose inputs must be complete; return their manifests."""
         selected = self.steps if only is None else [self.step(only)]
         if only is not None:
             self._require_inputs(selected[0])

@@ -1,8 +1,8 @@
 """Files of a run: written whole or not at all, listed in a manifest, read by manifest only.
 
-    <root>/<run>/config.json                     the resolved config
-    <root>/<run>/<step>/<fingerprint>/...        everything that one step wrote
-    <root>/<run>/<step>/<fingerprint>/manifest.json   written last: it exists exactly when the step is complete
+<root>/<run>/config.json                     the resolved config
+<root>/<run>/<step>/<fingerprint>/...        everything that one step wrote
+<root>/<run>/<step>/<fingerprint>/manifest.json   written last: it exists exactly when the step is complete
 """
 
 from __future__ import annotations
@@ -161,7 +161,9 @@ def _read_verified(folder: Path, entry: FileEntry, schema: pa.Schema) -> pa.Tabl
     content = (folder / entry.path).read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != entry.sha256:
-        raise DataError(f"{folder / entry.path} was changed after it was written: sha256 {found}, manifest {entry.sha256}")
+        raise DataError(
+            f"{folder / entry.path} was changed after it was written: sha256 {found}, manifest {entry.sha256}"
+        )
     table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     if table.num_rows != entry.num_rows:
         raise DataError(f"{folder / entry.path} holds {table.num_rows} rows, its manifest says {entry.num_rows}")

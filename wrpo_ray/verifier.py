@@ -9,7 +9,7 @@ from wrpo_ray.config import VerifierRewardConfig
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
 _NUMERIC_TOLERANCE = 1e-6
-_PUNCTUATION = str.maketrans({character: " " for character in string.punctuation})
+_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
 
 def fold(text: str) -> str:

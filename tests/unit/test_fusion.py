@@ -11,13 +11,23 @@ from wrpo_ray.storage import RunLayout, read_rows, write_rows
 MESSAGES = [{"role": "user", "content": "?"}]
 
 
-def scored(layout: RunLayout, source: str, rewards: dict[str, list[float]], texts: dict[str, list[str]] | None = None) -> Path:
+def scored(
+    layout: RunLayout, source: str, rewards: dict[str, list[float]], texts: dict[str, list[str]] | None = None
+) -> Path:
     """Write a finished scoring step, one prompt per file."""
 
     def run(folder: Path) -> dict[str, int]:
         for number, (prompt_id, values) in enumerate(rewards.items()):
             rows = [
-                ScoredResponse(prompt_id, source, index, (texts or {}).get(prompt_id, [f"{source}-{prompt_id}-{index}"] * 9)[index], "stop", 3, value)
+                ScoredResponse(
+                    prompt_id,
+                    source,
+                    index,
+                    (texts or {}).get(prompt_id, [f"{source}-{prompt_id}-{index}"] * 9)[index],
+                    "stop",
+                    3,
+                    value,
+                )
                 for index, value in enumerate(values)
             ]
             write_rows(folder / "data" / f"shard-{number:06d}.parquet", rows, ScoredResponse)
@@ -82,13 +92,14 @@ def test_load_dataset_reads_quadruples_and_exports(tmp_path: Path) -> None:
     quadruple = Quadruple("p", MESSAGES, "ws", "wt", "l", "s", 0.8, 0.3, -0.4)
     several = Quadruple("q", [{"role": "system", "content": "x"}, *MESSAGES], "ws", "wt", "l", "s", 0.8, 0.3, -0.4)
     write_rows(tmp_path / "data/train-00000-of-00001.parquet", [quadruple], Quadruple)
-    (row,) = load_dataset("parquet", data_files=str(tmp_path / "data/train-*.parquet"), split="train", cache_dir=tmp_path / "c")
+    (row,) = load_dataset(
+        "parquet", data_files=str(tmp_path / "data/train-*.parquet"), split="train", cache_dir=tmp_path / "c"
+    )
     assert row["source_chosen"] == "ws"
     assert row["messages"] == MESSAGES
     pairs = to_trl_preference([quadruple], "t").to_pylist()
-    assert [(pair["chosen"][0]["content"], pair["rejected"][0]["content"], pair["chosen_source"]) for pair in pairs] == [
-        ("ws", "l", "s"), ("wt", "l", "t")
-    ]  # fmt: skip
+    shown = [(pair["chosen"][0]["content"], pair["rejected"][0]["content"], pair["chosen_source"]) for pair in pairs]
+    assert shown == [("ws", "l", "s"), ("wt", "l", "t")]
     release, num_left_out = to_wrpo_release([quadruple, several])
     assert num_left_out == 1
     assert release.to_pylist() == [

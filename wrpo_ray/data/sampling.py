@@ -64,9 +64,13 @@ def sample(job: SamplingJob, folder: Path) -> Mapping[str, Any]:
     if not selected:
         raise DataError(f"no prompt of the splits {job.splits} for {job.model.name}; give more prompts")
     size = job.model.resources.prompts_per_shard
-    shards = [[prompt.prompt_id for prompt in selected[start : start + size]] for start in range(0, len(selected), size)]
+    shards = [
+        [prompt.prompt_id for prompt in selected[start : start + size]] for start in range(0, len(selected), size)
+    ]
     items = [
-        {"shard": number, "prompt_ids": ids} for number, ids in enumerate(shards) if not shard_path(folder, number).exists()
+        {"shard": number, "prompt_ids": ids}
+        for number, ids in enumerate(shards)
+        if not shard_path(folder, number).exists()
     ]
     arguments = {
         "model_json": job.model.model_dump_json(),
@@ -107,4 +111,6 @@ def _require_all_samples(per_prompt: Mapping[str, int], prompt_ids: Sequence[str
     expected = set(prompt_ids)
     wrong = [prompt_id for prompt_id, count in per_prompt.items() if count != num_samples or prompt_id not in expected]
     if wrong:
-        raise DataError(f"{len(wrong)} prompts do not have {num_samples} responses each: {', '.join(wrong[:_MAX_NAMED])}")
+        raise DataError(
+            f"{len(wrong)} prompts do not have {num_samples} responses each: {', '.join(wrong[:_MAX_NAMED])}"
+        )

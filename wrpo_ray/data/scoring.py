@@ -36,7 +36,9 @@ class ScoringActor:
         from wrpo_ray.engines.protocol import Answer
 
         number = int(batch["shard"][0])
-        entry = FileEntry(str(batch["path"][0]), int(batch["num_bytes"][0]), str(batch["sha256"][0]), int(batch["num_rows"][0]))
+        entry = FileEntry(
+            str(batch["path"][0]), int(batch["num_bytes"][0]), str(batch["sha256"][0]), int(batch["num_rows"][0])
+        )
         responses = read_file(self.responses, entry, Response)
         answers = [Answer(self.prompts[response.prompt_id], response.text) for response in responses]
         rewards = self.scorer.score(answers)
@@ -53,7 +55,13 @@ def score(reward: RewardConfig, prompts: Path, responses: Path, folder: Path) ->
     """Score every response of the finished step in `responses` into `folder`/data and return the counts."""
     entries = parquet_entries(responses)
     items = [
-        {"shard": number, "path": entry.path, "num_bytes": entry.num_bytes, "sha256": entry.sha256, "num_rows": entry.num_rows}
+        {
+            "shard": number,
+            "path": entry.path,
+            "num_bytes": entry.num_bytes,
+            "sha256": entry.sha256,
+            "num_rows": entry.num_rows,
+        }
         for number, entry in enumerate(entries)
         if not shard_path(folder, number).exists()
     ]
@@ -88,7 +96,9 @@ def _counts(folder: Path, num_shards: int) -> Mapping[str, Any]:
         rewards += pq.read_table(shard_path(folder, number), columns=["reward"])["reward"].to_pylist()
     finite = [reward for reward in rewards if math.isfinite(reward)]
     if len(finite) < len(rewards):
-        log.warning("%d of %d rewards are not finite; such responses are never chosen", len(rewards) - len(finite), len(rewards))
+        log.warning(
+            "%d of %d rewards are not finite; such responses are never chosen", len(rewards) - len(finite), len(rewards)
+        )
     return {
         "num_responses": len(rewards),
         "num_not_finite": len(rewards) - len(finite),

@@ -23,7 +23,11 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def run_shards(
-    actor_class: type, arguments: dict[str, Any], items: Sequence[dict[str, Any]], resources: ResourcesConfig, title: str
+    actor_class: type,
+    arguments: dict[str, Any],
+    items: Sequence[dict[str, Any]],
+    resources: ResourcesConfig,
+    title: str,
 ) -> None:
     """Give every item to one of `resources.num_replicas` actors and wait for all.
 
@@ -39,7 +43,10 @@ def run_shards(
     # Loading a large model, or waiting for a node, is no progress to Ray Data; it would stop after 30 minutes.
     DataContext.get_current().execution_no_progress_timeout_s = -1
     num_replicas = min(resources.num_replicas, len(items))
-    remote_args: dict[str, Any] = {"num_cpus": resources.num_cpus, "runtime_env": {"env_vars": dict(resources.env_vars)}}
+    remote_args: dict[str, Any] = {
+        "num_cpus": resources.num_cpus,
+        "runtime_env": {"env_vars": dict(resources.env_vars)},
+    }
     if resources.num_gpus:
         remote_args["num_gpus"] = resources.num_gpus
     if resources.accelerator_type:

@@ -35,22 +35,21 @@ def start_engine(files: ModelFiles, engine: EngineConfig, num_gpus: float, **arg
             os.environ.setdefault(name, value)
     from vllm import LLM
 
-    fields = engine.model_dump(exclude={"extra_args"})
     world_size = engine.tensor_parallel_size * engine.pipeline_parallel_size
-    defaults = {
+    defaults: dict[str, Any] = {
         "load_format": "safetensors",
         "disable_log_stats": True,
         "enable_prefix_caching": True,
         "distributed_executor_backend": "mp" if world_size > 1 else "uni",
     }
-    return LLM(
-        model=files.path,
-        revision=files.revision,
-        tokenizer_revision=files.revision,
-        trust_remote_code=files.trust_remote_code,
-        skip_tokenizer_init=False,
-        **(defaults | fields | engine.extra_args | arguments),
-    )
+    own: dict[str, Any] = {
+        "model": files.path,
+        "revision": files.revision,
+        "tokenizer_revision": files.revision,
+        "trust_remote_code": files.trust_remote_code,
+    }
+    merged: dict[str, Any] = {**defaults, **engine.model_dump(exclude={"extra_args"}), **engine.extra_args, **own}
+    return LLM(**merged, **arguments)
 
 
 def stop_engine(engine: LLM) -> None:

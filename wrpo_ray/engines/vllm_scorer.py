@@ -52,5 +52,7 @@ class VllmScorer:
 
     def _one_label(self, values: Sequence[float]) -> float:
         if len(values) != 1:
-            raise ModelError(f"the reward model {self.reward.path} gives {len(values)} values, a reward is one; use another")
+            raise ModelError(
+                f"the reward model {self.reward.path} gives {len(values)} values, a reward is one; use another"
+            )
         return float(values[0])

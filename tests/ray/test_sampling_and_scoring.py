@@ -1,0 +1,113 @@
+"""Real Ray Data and real vLLM: every sample of every source is kept, scored, and the cluster gets everything back."""
+
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from tests.tiny import chatml_tokenizer, headers_tokenizer, save_classifier, save_neox, save_qwen2
+from wrpo_ray.config import (
+    EngineConfig,
+    ModelConfig,
+    ResourcesConfig,
+    SamplingConfig,
+    TransformersRewardConfig,
+    VllmRewardConfig,
+)
+from wrpo_ray.data.sampling import SamplingJob, sample
+from wrpo_ray.data.scoring import score
+from wrpo_ray.engines.protocol import Answer
+from wrpo_ray.engines.transformers_scorer import TransformersScorer
+from wrpo_ray.schema import Prompt, Response, ScoredResponse, prompt_id
+from wrpo_ray.steps import Step, execute
+from wrpo_ray.storage import RunLayout, read_rows, write_rows
+
+ENGINE = EngineConfig(
+    dtype="float32", max_model_len=96, max_num_seqs=16, max_num_batched_tokens=512, enforce_eager=True
+)
+RESOURCES = ResourcesConfig(num_cpus=1.0, prompts_per_shard=3, env_vars={"VLLM_LOGGING_LEVEL": "ERROR"})
+SAMPLING = SamplingConfig(num_samples=3, max_tokens=6)
+
+
+def model(name: str, path: Path) -> ModelConfig:
+    return ModelConfig(name=name, path=str(path), engine=ENGINE, sampling=SAMPLING, resources=RESOURCES)
+
+
+def all_prompts() -> list[Prompt]:
+    texts = [*(f"Say the word number {number}" for number in range(5)), "too long " * 200]
+    conversations = [[{"role": "user", "content": text}] for text in texts]
+    rows = [Prompt(prompt_id(messages), messages, "preference", None) for messages in conversations]
+    return sorted(rows, key=lambda row: row.prompt_id)
+
+
+def wait_for_all_cpus() -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_two_sources_in_one_job(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path / "run")
+    prompts = all_prompts()
+    too_long = {row.prompt_id for row in prompts if row.messages[0]["content"].startswith("too long")}
+    given = Step(
+        "prompts", {}, (), lambda folder: {"n": write_rows(folder / "data/p.parquet", prompts, Prompt).num_rows}
+    )
+    execute(given, layout, {})
+    sources = [
+        model("qwen", save_qwen2(tmp_path / "qwen", chatml_tokenizer())),
+        model("neox", save_neox(tmp_path / "neox", headers_tokenizer())),
+    ]
+    reward_path = save_classifier(tmp_path / "reward", chatml_tokenizer())
+    reward = VllmRewardConfig(type="vllm", path=str(reward_path), engine=ENGINE, resources=RESOURCES)
+    reference = TransformersScorer(
+        TransformersRewardConfig(type="transformers", path=str(reward_path), dtype="float32", max_model_len=96)
+    )
+    for source in sources:
+        job = SamplingJob(source, given.folder(layout), ("preference",), 7, source.name)
+        drawn = Step(f"sample-{source.name}", {}, (), lambda folder, job=job: sample(job, folder))
+        summary = execute(drawn, layout, {}).summary
+        rows = read_rows(drawn.folder(layout), Response)
+        assert summary["num_prompts_too_long"] == 1
+        assert {(row.prompt_id, row.sample_index) for row in rows} == {
+            (row.prompt_id, index) for row in prompts if row.prompt_id not in too_long for index in range(3)
+        }
+        assert len({row.text for row in rows}) > 10
+        assert all(
+            row.num_tokens == len(row.token_ids) <= 6 and row.finish_reason in ("stop", "length") for row in rows
+        )
+        _assert_a_lost_shard_comes_back_equal(job, drawn.folder(layout), tmp_path / f"again-{source.name}")
+        scored = Step(
+            f"score-{source.name}",
+            {},
+            (),
+            lambda folder, d=drawn: score(reward, given.folder(layout), d.folder(layout), folder),
+        )
+        execute(scored, layout, {})
+        _assert_rewards_match(read_rows(scored.folder(layout), ScoredResponse), prompts, reference)
+    assert wait_for_all_cpus(), "an engine kept its CPU"
+
+
+def _assert_a_lost_shard_comes_back_equal(job: SamplingJob, folder: Path, again: Path) -> None:
+    """Half of the files are there: only the other half is drawn, and it is what it was."""
+    (again / "data").mkdir(parents=True)
+    first, second = sorted((folder / "data").glob("*.parquet"))
+    (again / "data" / first.name).write_bytes(first.read_bytes())
+    sample(job, again)
+    columns = ["prompt_id", "sample_index", "text", "token_ids"]
+    assert pq.read_table(again / "data" / second.name, columns=columns) == pq.read_table(second, columns=columns)
+
+
+def _assert_rewards_match(rows: list[ScoredResponse], prompts: list[Prompt], reference: TransformersScorer) -> None:
+    """vLLM's raw scores are those of transformers on the same model."""
+    by_id = {row.prompt_id: row for row in prompts}
+    expected = reference.score([Answer(by_id[row.prompt_id], row.text) for row in rows])
+    assert [row.reward for row in rows] == pytest.approx(expected, abs=1e-4)
+    # A sigmoid would keep them in (0, 1).
+    assert min(row.reward for row in rows) < 0 or max(row.reward for row in rows) > 1
