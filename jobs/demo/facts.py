@@ -22,9 +22,10 @@ class Fact:
 
 @dataclass(frozen=True)
 class Domain:
-    """Facts of one kind; the held-out wordings never occur in a training prompt."""
+    """Facts of one kind, with wordings for making the tiny models, for the run to train on and to test on."""
 
     name: str
+    schooling_wordings: tuple[str, ...]
     train_wordings: tuple[str, ...]
     heldout_wordings: tuple[str, ...]
     sentence: str
@@ -46,11 +47,17 @@ def load_domain(name: str) -> Domain:
     raw = json.loads((FACTS_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return Domain(
         name=raw["domain"],
+        schooling_wordings=tuple(raw["schooling_wordings"]),
         train_wordings=tuple(raw["train_wordings"]),
         heldout_wordings=tuple(raw["heldout_wordings"]),
         sentence=raw["sentence"],
         facts=tuple(Fact(raw["domain"], subject, answer) for subject, answer in raw["facts"]),
     )
+
+
+def schooling_questions(domain: Domain) -> list[Question]:
+    """Return every fact in the wordings that a tiny model sees while it is made, which are no held-out ones."""
+    return _questions(domain, (*domain.schooling_wordings, *domain.train_wordings))
 
 
 def train_questions(domain: Domain) -> list[Question]:

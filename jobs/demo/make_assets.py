@@ -18,9 +18,9 @@ PARTS = ("demo", "smoke")
 _VERSION = "1"
 _NUM_PROCESSES = 2
 _NUM_FACTS_OF_TARGET = 8
-_ELEMENTS_RECIPE = tiny_models.Recipe(num_steps=250, seed=11)
-_VERBS_RECIPE = tiny_models.Recipe(num_steps=250, seed=12)
-_TARGET_RECIPE = tiny_models.Recipe(num_steps=80, seed=13)
+_ELEMENTS_RECIPE = tiny_models.Recipe(num_steps=300, seed=11)
+_VERBS_RECIPE = tiny_models.Recipe(num_steps=300, seed=12)
+_TARGET_RECIPE = tiny_models.Recipe(num_steps=60, seed=13)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,8 +89,9 @@ def make_verbs_source(out: Path) -> None:
 def make_target(out: Path) -> None:
     """Train a Llama on a few facts of every domain, so that it knows the form of an answer and little else."""
     domains = [facts.load_domain(name) for name in facts.DOMAINS]
-    known = [q for domain in domains for q in facts.train_questions(facts.first_facts(domain, _NUM_FACTS_OF_TARGET))]
-    texts = [text for domain in domains for text in facts.texts(facts.train_questions(domain))]
+    few = [facts.first_facts(domain, _NUM_FACTS_OF_TARGET) for domain in domains]
+    known = [q for domain in few for q in facts.schooling_questions(domain)]
+    texts = [text for domain in domains for text in facts.texts(facts.schooling_questions(domain))]
     tiny_models.make_trained_model(tiny_models.LLAMA, texts, known, _TARGET_RECIPE, out)
 
 
@@ -102,7 +103,7 @@ def make_prompts(out: Path) -> None:
 
 
 def _make_source(style: tiny_models.Style, domain_name: str, recipe: tiny_models.Recipe, out: Path) -> None:
-    known = facts.train_questions(facts.load_domain(domain_name))
+    known = facts.schooling_questions(facts.load_domain(domain_name))
     tiny_models.make_trained_model(style, facts.texts(known), known, recipe, out)
 
 

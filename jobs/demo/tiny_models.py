@@ -57,7 +57,7 @@ class Recipe:
 
     num_steps: int
     seed: int
-    sentence_share: float = 0.25
+    sentence_share: float = 0.15
     batch_size: int = 32
     learning_rate: float = 3e-3
 
@@ -134,7 +134,9 @@ def model_config(style: Style, tokenizer: PreTrainedTokenizerFast) -> Pretrained
     )
 
 
-def make_trained_model(style: Style, texts: Sequence[str], known: Sequence[Question], recipe: Recipe, out: Path) -> None:
+def make_trained_model(
+    style: Style, texts: Sequence[str], known: Sequence[Question], recipe: Recipe, out: Path
+) -> None:
     """Train a tiny model on the questions in `known` and write it with its tokenizer as a Hugging Face folder."""
     from wrpo_ray.chat import ChatTokenizer
 
@@ -146,6 +148,9 @@ def make_trained_model(style: Style, texts: Sequence[str], known: Sequence[Quest
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write model and tokenizer as a Hugging Face folder."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
