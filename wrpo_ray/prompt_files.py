@@ -109,14 +109,31 @@ def _read_file(file: Path, columns: Sequence[str]) -> Iterator[FileRow | Problem
 
 
 def _read_parquet(file: Path, columns: Sequence[str]) -> pa.Table | list[Problem]:
-    metadata = pq.read_metadata(file)
-    stored = (metadata.metadata or {}).get(b"ARROW:schema", b"")
-    if _EXTENSION_KEY in base64.b64decode(stored):
+    content = file.read_bytes()
+    # pyarrow builds the types as soon as it opens the file, for its metadata too: the footer is searched as it lies.
+    if any(key in _footer(content) for key in _encoded_anywhere(_EXTENSION_KEY)):
         return [_extension_problem(file)]
-    schema = pq.read_schema(file)
+    schema = pq.read_schema(pa.BufferReader(content))
     return _column_problems(file, schema, columns) or pq.read_table(
-        pa.BufferReader(file.read_bytes()), columns=list(columns), page_checksum_verification=True
+        pa.BufferReader(content), columns=list(columns), page_checksum_verification=True
     )
+
+
+def _footer(content: bytes) -> bytes:
+    """Return the metadata of a Parquet file: its length and four magic bytes stand at the very end."""
+    if len(content) < 12 or content[-4:] != b"PAR1":
+        raise ValueError("no Parquet file, or its end is missing")
+    return content[-8 - int.from_bytes(content[-8:-4], "little") :]
+
+
+def _encoded_anywhere(text: bytes) -> list[bytes]:
+    """Return what `text` looks like inside longer base64 text, for each of the three ways in which it may lie there."""
+    pieces = []
+    for shift in range(3):
+        whole = (len(text) + shift) // 3 * 3 - shift
+        start = (3 - shift) % 3
+        pieces.append(base64.b64encode(text[start:whole]))
+    return pieces
 
 
 def _read_arrow_stream(file: Path, columns: Sequence[str]) -> pa.Table | list[Problem]:
