@@ -6,13 +6,14 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wrpo_ray.config import ModelFiles
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_Files = TypeVar("_Files", bound=ModelFiles)
 _WHOLE_FILE_BYTES = 64 * 2**20
 _NUM_PROBES = 16
 _PROBE_BYTES = 2**20
@@ -39,6 +40,17 @@ def tokenizer_of(files: ModelFiles) -> PreTrainedTokenizerBase:
 def is_local(path: str) -> bool:
     """Tell whether a model path means a folder, not a name on the Hugging Face hub."""
     return path.startswith(("/", "./", "../", "~")) or Path(path).is_dir()
+
+
+def absolute_path(path: str) -> str:
+    """Return a local model path spelled out, and a hub name as it is."""
+    return str(Path(path).expanduser().absolute()) if is_local(path) else path
+
+
+def absolute(files: _Files) -> _Files:
+    """Return a model section whose local paths hold in any working directory."""
+    template = files.chat_template and str(Path(files.chat_template).absolute())
+    return files.model_copy(update={"path": absolute_path(files.path), "chat_template": template})
 
 
 def model_identity(files: ModelFiles) -> dict[str, Any]:
