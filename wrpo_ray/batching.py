@@ -1,112 +1,112 @@
-"""Rows to token tensors, and which rows each worker sees at each optimizer step.
+"""Which rows each worker sees in which forward pass, and how token ids become padded tensors.
 
-The plan follows from (seed, epoch, step) alone. A global batch that is not full is filled up with repeats of weight 0,
-so that every worker does the same number of passes, no row is dropped, and a mean over the batch counts real rows only.
+The plan depends on (rows, seed, step) and on sizes alone, so a resumed run goes on with the very next rows. Every rank
+gets equally many micro-batches: the last global batch of an epoch is filled with repeats of weight 0, which count
+neither in the loss nor in what it is divided by.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from wrpo_ray.chat import ChatTokenizer
-from wrpo_ray.schema import Message, stable_hash
+from wrpo_ray.schema import stable_hash
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedRow:
-    """A prompt and its responses as token ids: one response for SFT, three for a quadruple."""
+@dataclass(frozen=True)
+class BatchSizes:
+    """Rows of one optimizer step, rows of one forward pass on one worker, and workers."""
 
-    prompt_id: str
-    prompt: list[int]
-    responses: tuple[list[int], ...]
+    global_batch_size: int
+    micro_batch_size: int
+    num_workers: int
 
     @property
-    def num_response_tokens(self) -> int:
-        return sum(map(len, self.responses))
+    def num_micro_batches(self) -> int:
+        """Forward passes of one worker in one optimizer step."""
+        return -(-self.global_batch_size // (self.micro_batch_size * self.num_workers))
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Padded tensors of shape [responses * rows, length]: all first responses, then all second ones, and so on.
-
-    Two rows "p" + "ab" / "p" + "c" with two responses each stand as [p1 a, p2 a, p1 b, p2 b], padded on the right.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    response_mask: Tensor
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MicroBatch:
-    """Rows of one forward pass, by number, and the weight of each: 1, or 0 for a repeat that only fills up."""
+    """Rows of one forward pass, and for each whether it is real (1.0) or a repeat that fills the batch (0.0)."""
 
-    rows: list[int]
-    weights: list[float]
+    rows: tuple[int, ...]
+    weights: tuple[float, ...]
 
 
-def tokenize_row(
-    prompt_id: str,
-    messages: Sequence[Message],
-    responses: Sequence[str],
-    chat: ChatTokenizer,
-    max_length: int,
-    max_prompt_length: int,
-) -> tuple[TokenizedRow | None, int]:
-    """Return the row (None when its prompt is too long) and the number of responses that were cut.
+@dataclass(frozen=True)
+class StepPlan:
+    """One optimizer step: the real rows of the whole global batch, and the micro-batches of every rank."""
 
-    A response that does not fit is cut on its own and then has no end token: it is not over.
+    rows: tuple[int, ...]
+    ranks: tuple[tuple[MicroBatch, ...], ...]
+
+
+class PaddedBatch(NamedTuple):
+    """Right-padded sequences: token ids, attention mask (1 on tokens) and response mask, each [sequences, length]."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    response_mask: torch.Tensor
+
+    def to(self, device: torch.device) -> PaddedBatch:
+        """Return the batch on `device`."""
+        return PaddedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+def num_steps_per_epoch(num_rows: int, global_batch_size: int) -> int:
+    """Return the optimizer steps of one epoch, the last incomplete global batch included."""
+    return -(-num_rows // global_batch_size)
+
+
+def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
+    """Return the order of the rows in an epoch: a permutation that is the same on every machine."""
+    generator = torch.Generator().manual_seed(stable_hash("epoch_order", seed, epoch) % 2**63)
+    return torch.randperm(num_rows, generator=generator).tolist()
+
+
+def plan_step(step_in_epoch: int, order: Sequence[int], sizes: BatchSizes) -> StepPlan:
+    """Return what every rank does in one optimizer step (0-based) of an epoch with that row order.
+
+    Micro-batch m of rank r takes rows (m * workers + r) * micro_batch_size onwards of the global batch, so the rows of a
+    step do not depend on how they are spread.
     """
-    prompt = chat.encode_prompt(messages)
-    if len(prompt) > max_prompt_length:
-        return None, 0
-    room = max_length - len(prompt)
-    encoded = [chat.encode_response(text) for text in responses]
-    num_cut = sum(len(ids) > room for ids in encoded)
-    return TokenizedRow(prompt_id, prompt, tuple(ids[:room] for ids in encoded)), num_cut
+    first = step_in_epoch * sizes.global_batch_size
+    rows = tuple(order[first : first + sizes.global_batch_size])
+    ranks = tuple(
+        tuple(_micro_batch(rows, micro * sizes.num_workers + rank, sizes) for micro in range(sizes.num_micro_batches))
+        for rank in range(sizes.num_workers)
+    )
+    return StepPlan(rows, ranks)
 
 
-def collate(rows: Sequence[TokenizedRow], pad_token_id: int) -> Batch:
-    """Return the padded tensors of `rows`; see Batch for their order."""
-    num_responses = len(rows[0].responses)
-    pairs = [(row.prompt, row.responses[number]) for number in range(num_responses) for row in rows]
-    width = max(len(prompt) + len(response) for prompt, response in pairs)
-    input_ids = torch.full((len(pairs), width), pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros((len(pairs), width), dtype=torch.long)
-    response_mask = torch.zeros((len(pairs), width), dtype=torch.bool)
-    for number, (prompt, response) in enumerate(pairs):
-        length = len(prompt) + len(response)
-        input_ids[number, :length] = torch.tensor(prompt + response)
-        attention_mask[number, :length] = 1
-        response_mask[number, len(prompt) : length] = True
-    return Batch(input_ids, attention_mask, response_mask)
+def _micro_batch(rows: tuple[int, ...], number: int, sizes: BatchSizes) -> MicroBatch:
+    first = number * sizes.micro_batch_size
+    real = rows[first : first + sizes.micro_batch_size]
+    num_repeats = sizes.micro_batch_size - len(real)
+    return MicroBatch(real + rows[:1] * num_repeats, (1.0,) * len(real) + (0.0,) * num_repeats)
 
 
-def steps_per_epoch(num_rows: int, global_batch_size: int) -> int:
-    """Return the number of optimizer steps of one epoch; the last one may be smaller."""
-    return math.ceil(num_rows / global_batch_size)
+def pad_sequences(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_token_id: int
+) -> PaddedBatch:
+    """Return the sequences prompt + response, padded on the right to the longest; int64 [sequences, length]."""
+    length = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
+    input_ids = torch.full((len(prompts), length), pad_token_id, dtype=torch.int64)
+    attention_mask = torch.zeros((len(prompts), length), dtype=torch.int64)
+    response_mask = torch.zeros((len(prompts), length), dtype=torch.bool)
+    for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        end = len(prompt) + len(response)
+        input_ids[index, :end] = torch.tensor([*prompt, *response], dtype=torch.int64)
+        attention_mask[index, :end] = 1
+        response_mask[index, len(prompt) : end] = True
+    return PaddedBatch(input_ids, attention_mask, response_mask)
 
 
-def rows_of_step(num_rows: int, global_batch_size: int, seed: int, step: int) -> list[int]:
-    """Return the rows of optimizer step `step` (counted over all epochs), in the order of that epoch's permutation."""
-    epoch, position = divmod(step, steps_per_epoch(num_rows, global_batch_size))
-    generator = torch.Generator().manual_seed(stable_hash("epoch", seed, epoch) >> 1)
-    order = torch.randperm(num_rows, generator=generator).tolist()
-    return order[position * global_batch_size : (position + 1) * global_batch_size]
-
-
-def micro_batches(
-    rows: Sequence[int], global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
-) -> list[MicroBatch]:
-    """Return the passes of worker `rank`: its equal part of the global batch, in pieces of micro_batch_size rows."""
-    num_missing = global_batch_size - len(rows)
-    slots = [(row, 1.0) for row in rows] + [(rows[0], 0.0)] * num_missing
-    share = global_batch_size // world_size
-    own = slots[rank * share : (rank + 1) * share]
-    pieces = [own[start : start + micro_batch_size] for start in range(0, share, micro_batch_size)]
-    return [MicroBatch([row for row, _ in piece], [weight for _, weight in piece]) for piece in pieces]
+def cut_response(prompt_length: int, response: list[int], max_length: int) -> list[int]:
+    """Return the response without what exceeds `max_length` tokens together with its prompt (end token included)."""
+    return response[: max_length - prompt_length]

@@ -12,7 +12,7 @@ from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig, ModelFiles, TrainConfig
 from wrpo_ray.errors import ModelError
 from wrpo_ray.models import is_local, tokenizer_of
-from wrpo_ray.objectives import REFERENCE_FREE
+from wrpo_ray.objectives import needs_reference
 from wrpo_ray.schema import Quadruple, ReferenceLogps, SFTExample
 from wrpo_ray.storage import read_rows
 from wrpo_ray.train.job import Kind, TrainJob
@@ -54,7 +54,7 @@ def run_wrpo(config: FuseConfig, model_path: str, quadruples: Path, reference: P
     model = model_files(config, model_path)
     chat = ChatTokenizer(tokenizer_of(model))
     rows, counts = tokenise(read_rows(quadruples, Quadruple), QUADRUPLE_RESPONSES, chat, config.wrpo)
-    if config.wrpo.objective not in REFERENCE_FREE:
+    if needs_reference(config.wrpo):
         rows = join_reference(rows, read_rows(reference, ReferenceLogps))
     job = prepare(config, "wrpo", config.wrpo, model, chat, rows, QUADRUPLE_RESPONSES, out)
     return summarise(fit(job), counts, job, started)

@@ -51,7 +51,7 @@ class Worker:
         if epoch != self.epoch:
             self.order = tuple(epoch_order(self.job.num_rows, self.job.seed, epoch))
             self.epoch = epoch
-        return plan_step(step, self.order, epoch, self.job.sizes)
+        return plan_step(step % self.job.steps_per_epoch, self.order, self.job.sizes)
 
 
 class StoppedError(ArithmeticError):

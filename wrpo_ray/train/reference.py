@@ -43,7 +43,9 @@ def reference_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
     model.eval()
     table = TokenTable(Path(job.tokens), QUADRUPLE_RESPONSES)
     mine = range(rank, job.num_rows, num_workers)
-    batches = [mine[first : first + job.train.micro_batch_size] for first in range(0, len(mine), job.train.micro_batch_size)]
+    batches = [
+        mine[first : first + job.train.micro_batch_size] for first in range(0, len(mine), job.train.micro_batch_size)
+    ]
     found: list[ReferenceLogps] = []
     for number, indices in enumerate(batches, start=1):
         found += reference_rows(model, table.rows(indices), job.pad_token_id, device)

@@ -11,7 +11,7 @@ import torch
 from wrpo_ray.batching import MicroBatch, PaddedBatch, StepPlan, pad_sequences
 from wrpo_ray.config import WRPOConfig
 from wrpo_ray.logprobs import sequence_logps
-from wrpo_ray.objectives import REFERENCE_FREE, ObjectiveTerms, SequenceLogps, preference_objective
+from wrpo_ray.objectives import ObjectiveTerms, SequenceLogps, needs_reference, preference_objective
 from wrpo_ray.schedules import alpha_at
 from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, SFT_RESPONSES, TokenRow, TokenTable
 
@@ -87,7 +87,7 @@ class WRPOTask:
         batch = stack_responses(rows, self.responses, self.pad_token_id).to(device)
         policy = split_responses(sequence_logps(model, batch))
         num_tokens = split_responses(batch.response_mask.sum(dim=1))
-        reference = None if self.config.objective in REFERENCE_FREE else reference_logps(rows, device)
+        reference = reference_logps(rows, device) if needs_reference(self.config) else None
         alpha = alpha_at(step, self.num_steps, self.config.alpha)
         terms = preference_objective(policy, reference, num_tokens, self.config, alpha)
         weights = torch.tensor(micro.weights, device=device)
@@ -115,13 +115,13 @@ def reference_logps(rows: Sequence[TokenRow], device: torch.device) -> SequenceL
 def wrpo_metrics(terms: ObjectiveTerms, policy: SequenceLogps) -> dict[str, torch.Tensor]:
     """Return what is logged of each row, under the names of the metrics, [rows]."""
     return {
-        "rewards/chosen": terms.chosen_reward,
-        "rewards/rejected": terms.rejected_reward,
-        "rewards/margins": terms.chosen_reward - terms.rejected_reward,
-        "rewards/accuracies": (terms.chosen_reward > terms.rejected_reward).float(),
-        "rewards/source_chosen": terms.source_chosen_reward,
-        "rewards/target_chosen": terms.target_chosen_reward,
-        "rewards/accuracies_source": (terms.source_chosen_reward > terms.rejected_reward).float(),
+        "rewards/chosen": terms.chosen,
+        "rewards/rejected": terms.rejected,
+        "rewards/margins": terms.chosen - terms.rejected,
+        "rewards/accuracies": (terms.chosen > terms.rejected).float(),
+        "rewards/source_chosen": terms.source_chosen,
+        "rewards/target_chosen": terms.target_chosen,
+        "rewards/accuracies_source": (terms.source_chosen > terms.rejected).float(),
         "logps/source_chosen": policy.source_chosen,
         "logps/target_chosen": policy.target_chosen,
         "logps/rejected": policy.rejected,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from wrpo_ray.batching import cut_response
@@ -108,7 +109,7 @@ class TokenTable:
         self.table = pq.read_table(path).combine_chunks()
         self.responses = tuple(responses)
         # Response tokens of every row: what the loss of SFT is divided by, known to all ranks without talking.
-        self.num_tokens = {name: pa.compute.list_value_length(self.table[name]).to_pylist() for name in responses}
+        self.num_tokens = {name: pyarrow.compute.list_value_length(self.table[name]).to_pylist() for name in responses}
 
     def rows(self, indices: Sequence[int]) -> list[TokenRow]:
         """Return the rows at `indices`, in that order."""
