@@ -34,7 +34,7 @@ def load_tokenizer(
 
 def tokenizer_of(files: ModelFiles) -> PreTrainedTokenizerBase:
     """Return the tokenizer that a config section describes."""
-    return load_tokenizer(files.path, files.revision, files.chat_template, files.trust_remote_code)
+    return load_tokenizer(absolute_path(files.path), files.revision, files.chat_template, files.trust_remote_code)
 
 
 def is_local(path: str) -> bool:

@@ -83,7 +83,7 @@ class Pipeline:
         return step.folder(self.layout)
 
     def _prompts(self, name: str, section: PromptsConfig) -> Step:
-        loaded = load_prompts(section)
+        loaded = load_prompts(section, answers_required=self.config.reward.type == "verifier")
         content = [[prompt.prompt_id, prompt.split, prompt.answer] for prompt in loaded.prompts]
 
         def run(folder: Path) -> Mapping[str, Any]:

@@ -42,6 +42,9 @@ def start_engine(files: ModelFiles, engine: EngineConfig, num_gpus: float, **arg
         "enable_prefix_caching": True,
         "distributed_executor_backend": "mp" if world_size > 1 else "uni",
     }
+    if num_gpus == 0:
+        # vLLM 0.32 on a CPU cannot draw with a seed for a prompt that it reads in two pieces.
+        defaults["enable_chunked_prefill"] = False
     own: dict[str, Any] = {
         "model": files.path,
         "revision": files.revision,
