@@ -72,8 +72,8 @@ def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
 def plan_step(step_in_epoch: int, order: Sequence[int], sizes: BatchSizes) -> StepPlan:
     """Return what every rank does in one optimizer step (0-based) of an epoch with that row order.
 
-    Micro-batch m of rank r takes rows (m * workers + r) * micro_batch_size onwards of the global batch, so the rows of a
-    step do not depend on how they are spread.
+    Micro-batch m of rank r takes rows (m * workers + r) * micro_batch_size onwards of the global batch, so the rows
+    of a step do not depend on how they are spread.
     """
     first = step_in_epoch * sizes.global_batch_size
     rows = tuple(order[first : first + sizes.global_batch_size])

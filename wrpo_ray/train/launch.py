@@ -77,7 +77,7 @@ def run_reference(config: FuseConfig, model_path: str, quadruples: Path, out: Pa
 
 
 def model_files(config: FuseConfig, model_path: str) -> ModelFiles:
-    """Return the model at `model_path` with absolute path; revision and chat template belong to the target's own path."""
+    """Return the model at `model_path`, absolute; revision and chat template belong to the target's own path."""
     target = config.target
     own = model_path == target.path
     path = str(Path(model_path).expanduser().resolve()) if is_local(model_path) else model_path
@@ -94,7 +94,7 @@ def prepare(
     config: FuseConfig, kind: Kind, train: TrainConfig, model: ModelFiles, chat: ChatTokenizer,
     rows: Sequence[TokenRow], responses: Sequence[str], out: Path,
 ) -> TrainJob:  # fmt: skip
-    """Write the tokenised rows where workers find them and return the job; workers change folder, so paths are absolute."""
+    """Write the tokenised rows and return the job; its paths are absolute because workers change their folder."""
     tokens = out.resolve() / _STATE_FOLDER / "tokens.parquet"
     write_tokens(tokens, rows, responses)
     return TrainJob(

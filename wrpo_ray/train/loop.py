@@ -138,7 +138,7 @@ def train_step(worker: Worker, step: int) -> dict[str, float | int]:
         suspects += [row["prompt_id"] for row, fine in zip(rows, result.row_losses.isfinite(), strict=True) if not fine]
         for name, value in {"loss": result.loss_sum.detach(), **result.sums}.items():
             sums[name] = sums.get(name, 0.0) + value.double()
-        # A sum divided by the units of the whole global batch; DeepSpeed then averages over ranks, which is undone here.
+        # The sum over the global batch, by its units; DeepSpeed averages over ranks, which is undone here.
         engine.backward(result.loss_sum * (job.train.num_workers / units), scale_wrt_gas=False)
         if number < len(micro_batches):
             engine.step()
@@ -162,7 +162,8 @@ def train_step(worker: Worker, step: int) -> dict[str, float | int]:
 
 
 def _non_finite_message(what: str, step: int, prompt_ids: list[str]) -> str:
-    return f"the {what} of step {step + 1} is not finite; the step was not taken; rows: {name_some(sorted(set(prompt_ids)))}"
+    rows = name_some(sorted(set(prompt_ids)))
+    return f"the {what} of step {step + 1} is not finite; the step was not taken; prompt_ids: {rows}"
 
 
 def reduced_sums(sums: dict[str, torch.Tensor]) -> dict[str, float]:
