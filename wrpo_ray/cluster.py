@@ -28,10 +28,12 @@ def connected(config: RayConfig) -> Iterator[None]:
     from ray.data import DataContext
 
     address = cluster_address(config)
+    # Ray Data tells the plan of every single pass; the steps of the run are enough.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     if address == "local":
-        ray.init(address="local", num_cpus=config.num_cpus, include_dashboard=False)
+        ray.init(address="local", num_cpus=config.num_cpus, include_dashboard=False, log_to_driver=config.log_to_driver)
     else:
-        ray.init(address=address)
+        ray.init(address=address, log_to_driver=config.log_to_driver)
     # A job log is no terminal: there, bars would be rewritten thousands of times.
     DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
     log.info("Ray cluster %s: %s", address, _shown_resources(ray.cluster_resources()))

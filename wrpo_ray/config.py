@@ -245,6 +245,8 @@ class RayConfig(Frozen):
     """`local` starts one; none uses RAY_ADDRESS (set inside `ray job submit`) and starts a local one without it."""
     num_cpus: PositiveInt | None = None
     """Logical CPUs of a local cluster; none counts the machine's cores."""
+    log_to_driver: bool = False
+    """Repeat what the workers print; Ray's session folder keeps it in any case."""
 
 
 class ExportConfig(Frozen):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,6 @@ _EXECUTION_FIELDS = {
 _ENGINE_EXECUTION_FIELDS = {"max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampled:
-    """A model's responses and their rewards."""
-
-    sample: Step
-    score: Step
-
-
 class Pipeline:
     """Builds the steps of one run; nothing runs before `run`."""
 
@@ -63,12 +55,11 @@ class Pipeline:
     def _build(self) -> None:
         config = self.config
         prompts = self._prompts("prompts", config.prompts)
-        sources = [self._sampled(source, prompts, BOTH_SPLITS) for source in config.sources]
-        scores = tuple(source.score for source in sources)
+        scores = tuple(self._scored(source, prompts, BOTH_SPLITS) for source in config.sources)
         select = self._select_sft(prompts, scores)
         sft = self._sft(select)
-        target = self._sampled(self._trained(TARGET_SFT, sft), prompts, ("preference",), trained_by=sft)
-        quadruples = self._fuse(prompts, scores, target.score)
+        target_scores = self._scored(self._trained(TARGET_SFT, sft), prompts, ("preference",), trained_by=sft)
+        quadruples = self._fuse(prompts, scores, target_scores)
         reference = self._reference(quadruples, sft)
         wrpo = self._wrpo(quadruples, reference, sft)
         if config.evaluation is not None:
@@ -99,15 +90,17 @@ class Pipeline:
 
         return self._add(Step(name, {"content": _digest(content)}, (), run))
 
-    def _sampled(
-        self,
-        model: ModelConfig,
-        prompts: Step,
-        splits: tuple[Split, ...],
-        trained_by: Step | None = None,
-        prefix: str = "",
-    ) -> Sampled:
-        """Add the steps that draw a model's responses and score them; `trained_by` made the model, if a step did."""
+    def _scored(
+        self, model: ModelConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None = None
+    ) -> Step:
+        """Add the steps that draw a model's responses and score them, and return the latter."""
+        drawn = self._sample(f"sample-{model.name}", model, prompts, splits, trained_by)
+        return self._score(f"score-{model.name}", prompts, (drawn,))
+
+    def _sample(
+        self, name: str, model: ModelConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None
+    ) -> Step:
+        """Add the step that draws a model's responses; `trained_by` made the model, if a step did."""
         identity = {
             "model": {"step": trained_by.fingerprint} if trained_by else model_identity(model),
             "engine": model.engine.model_dump(mode="json", exclude=_ENGINE_EXECUTION_FIELDS),
@@ -123,19 +116,18 @@ class Pipeline:
             return sample(job, folder)
 
         inputs = (prompts, trained_by) if trained_by else (prompts,)
-        drawn = self._add(Step(f"{prefix}sample-{model.name}", identity, inputs, run))
-        return Sampled(drawn, self._score(f"{prefix}score-{model.name}", prompts, drawn))
+        return self._add(Step(name, identity, inputs, run))
 
-    def _score(self, name: str, prompts: Step, drawn: Step) -> Step:
+    def _score(self, name: str, prompts: Step, drawn: Sequence[Step]) -> Step:
         reward = self.config.reward
         identity: dict[str, Any] = {"reward": reward.model_dump(mode="json", exclude={"resources", "path"})}
         if isinstance(reward, ModelFiles):
             identity |= {"model": model_identity(reward), "versions": installed((*ENGINE, "transformers"))}
 
         def run(folder: Path) -> Mapping[str, Any]:
-            return score(reward, self._folder(prompts), self._folder(drawn), folder)
+            return score(reward, self._folder(prompts), [self._folder(step) for step in drawn], folder)
 
-        return self._add(Step(name, identity, (prompts, drawn), run))
+        return self._add(Step(name, identity, (prompts, *drawn), run))
 
     def _select_sft(self, prompts: Step, scores: tuple[Step, ...]) -> Step:
         def run(folder: Path) -> Mapping[str, Any]:
@@ -204,16 +196,17 @@ class Pipeline:
             (self._trained(name, step).model_copy(update={"sampling": sampling}), step)
             for name, step in ((TARGET_SFT, sft), (FUSED, wrpo))
         ]
-        models = [(target, None), *trained]
-        scores = {
-            model.name: self._sampled(model, prompts, BOTH_SPLITS, trained_by=step, prefix="evaluation-").score
-            for model, step in models
-        }
+        models: list[tuple[ModelConfig, Step | None]] = [(target, None), *trained]
+        drawn = [
+            self._sample(f"evaluation-sample-{model.name}", model, prompts, BOTH_SPLITS, step) for model, step in models
+        ]
+        # One reward model for all three: what is compared is scored by the same process.
+        scores = self._score("evaluation-score", prompts, drawn)
+        names = [model.name for model, _ in models]
         num_bootstrap = self.config.evaluation.num_bootstrap if self.config.evaluation else 0
 
         def run(folder: Path) -> Mapping[str, Any]:
-            folders = {name: self._folder(step) for name, step in scores.items()}
-            table = compare(folders, num_bootstrap, self.config.run.seed)
+            table = compare(self._folder(scores), names, num_bootstrap, self.config.run.seed)
             shown = {
                 name: {key: dataclasses.asdict(value) for key, value in row.items()} for name, row in table.items()
             }
@@ -221,7 +214,7 @@ class Pipeline:
             return {"models": shown}
 
         identity = {"num_bootstrap": num_bootstrap, "seed": self.config.run.seed}
-        self._add(Step("evaluate", identity, tuple(scores.values()), run))
+        self._add(Step("evaluate", identity, (scores,), run))
 
     def _export(self, quadruples: Step, wrpo: Step) -> None:
         config = self.config

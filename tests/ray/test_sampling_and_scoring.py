@@ -87,7 +87,7 @@ def test_two_sources_in_one_job(tmp_path: Path) -> None:
             f"score-{source.name}",
             {},
             (),
-            lambda folder, d=drawn: score(reward, given.folder(layout), d.folder(layout), folder),
+            lambda folder, d=drawn: score(reward, given.folder(layout), [d.folder(layout)], folder),
         )
         execute(scored, layout, {})
         _assert_rewards_match(read_rows(scored.folder(layout), ScoredResponse), prompts, reference)

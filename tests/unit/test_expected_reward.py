@@ -1,5 +1,6 @@
 """Expected rewards worked out by hand, and intervals that cover what they should."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -8,38 +9,41 @@ import pytest
 from wrpo_ray.errors import DataError
 from wrpo_ray.evaluate.expected_reward import compare, estimate, prompt_means
 from wrpo_ray.schema import ScoredResponse
-from wrpo_ray.steps import Step, execute
-from wrpo_ray.storage import RunLayout, write_rows
+from wrpo_ray.storage import Manifest, describe_files, write_manifest, write_rows
 
 
-def scored(tmp_path: Path, name: str, rewards: dict[str, list[float]]) -> Path:
+def scored(tmp_path: Path, rewards: dict[str, dict[str, list[float]]]) -> Path:
     rows = [
-        ScoredResponse(prompt_id, name, index, "x", "stop", 1, value)
-        for prompt_id, values in rewards.items()
+        ScoredResponse(prompt_id, model, index, "x", "stop", 1, value)
+        for model, of_model in rewards.items()
+        for prompt_id, values in of_model.items()
         for index, value in enumerate(values)
     ]
     path = "data/shard-000000.parquet"
-    step = Step(name, {}, (), lambda folder: {"n": write_rows(folder / path, rows, ScoredResponse).num_rows})
-    execute(step, RunLayout(tmp_path), {})
-    return step.folder(RunLayout(tmp_path))
+    write_rows(tmp_path / path, rows, ScoredResponse)
+    files = describe_files(tmp_path, [tmp_path / path])
+    write_manifest(tmp_path, Manifest("s", "f", {}, {}, files, {}, {}, 0.0))
+    return tmp_path
 
 
 def test_prompt_means_leave_non_finite_rewards_out_and_refuse_a_prompt_without_any(tmp_path: Path) -> None:
-    folder = scored(tmp_path, "a", {"p": [0.0, 1.0, float("nan")], "q": [0.5]})
-    assert prompt_means(folder) == {"p": 0.5, "q": 0.5}
-    with pytest.raises(DataError, match="prompt r has no finite reward"):
-        prompt_means(scored(tmp_path, "b", {"r": [float("nan")]}))
+    folder = scored(tmp_path / "1", {"a": {"p": [0.0, 1.0, math.nan], "q": [0.5]}})
+    assert prompt_means(folder) == {"a": {"p": 0.5, "q": 0.5}}
+    with pytest.raises(DataError, match="b has no finite reward on 1 prompts"):
+        prompt_means(scored(tmp_path / "2", {"b": {"r": [math.nan]}}))
 
 
 def test_compare_pairs_prompts(tmp_path: Path) -> None:
-    before = scored(tmp_path, "before", {"p": [0.0, 0.2], "q": [0.4], "only-before": [9.0]})
-    after = scored(tmp_path, "after", {"q": [0.9], "p": [0.6]})
-    table = compare({"before": before, "after": after}, num_bootstrap=100, seed=1)
+    before = {"p": [0.0, 0.2], "q": [0.4], "only-before": [9.0]}
+    folder = scored(tmp_path, {"before": before, "after": {"q": [0.9], "p": [0.6]}})
+    table = compare(folder, ["before", "after"], num_bootstrap=100, seed=1)
     assert table["before"]["reward"].mean == pytest.approx(0.25)
     assert table["after"]["reward"].mean == pytest.approx(0.75)
     gain = table["after"]["gain"]
     # Both prompts gain 0.5, so every resample does: a paired interval has no width here.
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.5, 0.5, 0.5))
+    with pytest.raises(DataError, match="no response of other"):
+        compare(folder, ["before", "other"], num_bootstrap=10, seed=1)
 
 
 def test_interval_covers_the_true_mean_about_95_times_in_100() -> None:

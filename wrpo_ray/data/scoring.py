@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ _VERIFIER_RESOURCES = ResourcesConfig(num_cpus=0.5)
 class ScoringActor:
     """Holds one reward model; turns a file of responses into a file of scored responses."""
 
-    def __init__(self, reward_json: str, prompts: str, responses: str, folder: str) -> None:
+    def __init__(self, reward_json: str, prompts: str, folder: str) -> None:
         from wrpo_ray.engines.scorers import load_scorer
 
-        self.responses, self.folder = Path(responses), Path(folder)
+        self.folder = Path(folder)
         self.prompts = {prompt.prompt_id: prompt for prompt in read_rows(Path(prompts), Prompt)}
         self.scorer = load_scorer(_REWARD.validate_json(reward_json))
 
@@ -35,11 +36,10 @@ class ScoringActor:
         """Score the one file that `batch` names and return its number."""
         from wrpo_ray.engines.protocol import Answer
 
-        number = int(batch["shard"][0])
-        entry = FileEntry(
-            str(batch["path"][0]), int(batch["num_bytes"][0]), str(batch["sha256"][0]), int(batch["num_rows"][0])
-        )
-        responses = read_file(self.responses, entry, Response)
+        item = {name: values[0] for name, values in batch.items()}
+        number = int(item["shard"])
+        entry = FileEntry(str(item["path"]), int(item["num_bytes"]), str(item["sha256"]), int(item["num_rows"]))
+        responses = read_file(Path(str(item["step"])), entry, Response)
         answers = [Answer(self.prompts[response.prompt_id], response.text) for response in responses]
         rewards = self.scorer.score(answers)
         scored = [_scored(response, reward) for response, reward in zip(responses, rewards, strict=True)]
@@ -51,29 +51,22 @@ class ScoringActor:
             self.scorer.close()
 
 
-def score(reward: RewardConfig, prompts: Path, responses: Path, folder: Path) -> Mapping[str, Any]:
-    """Score every response of the finished step in `responses` into `folder`/data and return the counts."""
-    entries = parquet_entries(responses)
+def score(reward: RewardConfig, prompts: Path, responses: Sequence[Path], folder: Path) -> Mapping[str, Any]:
+    """Score every response of the finished steps in `responses` into `folder`/data and return the counts."""
+    files = [(step, entry) for step in responses for entry in parquet_entries(step)]
     items = [
-        {
-            "shard": number,
-            "path": entry.path,
-            "num_bytes": entry.num_bytes,
-            "sha256": entry.sha256,
-            "num_rows": entry.num_rows,
-        }
-        for number, entry in enumerate(entries)
+        {"shard": number, "step": str(step.absolute()), **dataclasses.asdict(entry)}
+        for number, (step, entry) in enumerate(files)
         if not shard_path(folder, number).exists()
     ]
     arguments = {
         "reward_json": reward.model_dump_json(),
         "prompts": str(prompts.absolute()),
-        "responses": str(responses.absolute()),
         "folder": str(folder.absolute()),
     }
     resources = _VERIFIER_RESOURCES if isinstance(reward, VerifierRewardConfig) else reward.resources
-    run_shards(ScoringActor, arguments, items, resources, f"score {responses.parent.name}")
-    return _counts(folder, len(entries))
+    run_shards(ScoringActor, arguments, items, resources, f"score {', '.join(step.parent.name for step in responses)}")
+    return _counts(folder, len(files))
 
 
 def _scored(response: Response, reward: float) -> ScoredResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from wrpo_ray.errors import DataError
 from wrpo_ray.schema import ScoredResponse, stable_hash
-from wrpo_ray.selection import by_prompt
 from wrpo_ray.storage import iter_rows
 
 
@@ -27,19 +26,27 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def prompt_means(scored: Path) -> dict[str, float]:
-    """Return the mean finite reward of every prompt in a finished scoring step: its expected reward.
+def prompt_means(scored: Path) -> dict[str, dict[str, float]]:
+    """Return the mean finite reward of every prompt, by model, from a finished scoring step of several models.
 
     Raises DataError when a prompt has no finite reward: leaving it out would favour a model that fails on it.
     """
-    means: dict[str, float] = {}
+    rewards: dict[str, dict[str, list[float]]] = {}
     for rows in iter_rows(scored, ScoredResponse):
-        for prompt_id, responses in by_prompt(rows).items():
-            finite = [response.reward for response in responses if math.isfinite(response.reward)]
-            if not finite:
-                raise DataError(f"{scored}: prompt {prompt_id} has no finite reward, so the models cannot be compared")
-            means[prompt_id] = sum(finite) / len(finite)
-    return means
+        for row in rows:
+            of_prompt = rewards.setdefault(row.source, {}).setdefault(row.prompt_id, [])
+            if math.isfinite(row.reward):
+                of_prompt.append(row.reward)
+    for model, of_model in rewards.items():
+        if broken := [prompt_id for prompt_id, values in of_model.items() if not values]:
+            raise DataError(
+                f"{scored}: {model} has no finite reward on {len(broken)} prompts, so the models cannot be compared: "
+                f"{', '.join(broken[:10])}"
+            )
+    return {
+        model: {prompt_id: sum(values) / len(values) for prompt_id, values in of_model.items()}
+        for model, of_model in rewards.items()
+    }
 
 
 def estimate(values: Sequence[float], num_bootstrap: int, seed: int) -> Estimate:
@@ -51,16 +58,17 @@ def estimate(values: Sequence[float], num_bootstrap: int, seed: int) -> Estimate
     return Estimate(float(data.mean()), float(low), float(high))
 
 
-def compare(scored: Mapping[str, Path], num_bootstrap: int, seed: int) -> dict[str, dict[str, Estimate]]:
-    """Return per model its reward, and its gain over the model before it on the same prompts.
+def compare(scored: Path, names: Sequence[str], num_bootstrap: int, seed: int) -> dict[str, dict[str, Estimate]]:
+    """Return per model its reward, and its gain over the model before it in `names` on the same prompts.
 
-    scored: finished scoring steps by model name, in the order of comparison.
+    scored: a finished scoring step that holds the responses of all models in `names`.
     """
-    means = {name: prompt_means(folder) for name, folder in scored.items()}
-    names = list(means)
-    shared = sorted(set.intersection(*(set(of_model) for of_model in means.values())))
+    means = prompt_means(scored)
+    if missing := [name for name in names if name not in means]:
+        raise DataError(f"{scored} holds no response of {', '.join(missing)}")
+    shared = sorted(set.intersection(*(set(means[name]) for name in names)))
     if not shared:
-        raise DataError(f"the models {names} share no evaluation prompt")
+        raise DataError(f"the models {', '.join(names)} share no evaluation prompt")
     table: dict[str, dict[str, Estimate]] = {}
     for position, name in enumerate(names):
         values = [means[name][prompt_id] for prompt_id in shared]
