@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig, ModelFiles, TrainConfig
@@ -71,7 +71,7 @@ def run_reference(config: FuseConfig, model_path: str, quadruples: Path, out: Pa
     chat = ChatTokenizer(tokenizer_of(model))
     rows, counts = tokenise(read_rows(quadruples, Quadruple), QUADRUPLE_RESPONSES, chat, config.wrpo)
     job = prepare(config, "reference", config.wrpo, model, chat, rows, QUADRUPLE_RESPONSES, out)
-    _fit_workers(reference_worker, job)
+    fit_workers(reference_worker, job)
     check_reference(job, [row["prompt_id"] for row in rows])
     return {**dataclasses.asdict(counts), "seconds": round(time.monotonic() - started, 3)}
 
@@ -109,13 +109,14 @@ def fit(job: TrainJob) -> dict[str, Any]:
     Raises ModelError when the training met a loss or gradient that is not finite.
     """
     with followed(Path(job.out) / METRICS_FILE, job.kind, job.num_steps):
-        outcome = _fit_workers(train_worker, job)
+        outcome = fit_workers(train_worker, job)
     if "error" in outcome:
         raise ModelError(f"{job.kind}: {outcome['error']}")
     return outcome["metrics"] or read_metrics(Path(job.out) / METRICS_FILE)[-1]
 
 
-def _fit_workers(worker: Callable[[dict[str, Any]], dict[str, Any]], job: TrainJob) -> dict[str, Any]:
+def fit_workers(worker: Callable[[dict[str, Any]], dict[str, Any]], job: TrainJob) -> dict[str, Any]:
+    """Run `worker` on all ranks of `job` under Ray Train and return what rank 0 returned."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -134,7 +135,8 @@ def _fit_workers(worker: Callable[[dict[str, Any]], dict[str, Any]], job: TrainJ
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    return trainer.fit().return_value  # pyright: ignore[reportAttributeAccessIssue]
+    # What rank 0 returned: the workers of this package return a dictionary.
+    return cast(dict[str, Any], trainer.fit().return_value)
 
 
 def summarise(metrics: dict[str, Any], counts: TokenCounts, job: TrainJob, started: float) -> dict[str, Any]:

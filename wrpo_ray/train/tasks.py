@@ -31,7 +31,8 @@ class MicroResult:
 class Task(Protocol):
     """SFT or WRPO. `units` is what the loss of a whole global batch is divided by: tokens, or rows."""
 
-    responses: tuple[str, ...]
+    @property
+    def responses(self) -> tuple[str, ...]: ...
 
     def units(self, plan: StepPlan, table: TokenTable) -> int: ...
 
@@ -45,7 +46,7 @@ class Task(Protocol):
 class SFTTask:
     """Negative log-likelihood of response tokens, averaged over all response tokens of the global batch."""
 
-    responses = SFT_RESPONSES
+    responses: tuple[str, ...] = SFT_RESPONSES
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
@@ -68,7 +69,7 @@ class SFTTask:
 class WRPOTask:
     """A preference objective, averaged over the rows of the global batch."""
 
-    responses = QUADRUPLE_RESPONSES
+    responses: tuple[str, ...] = QUADRUPLE_RESPONSES
 
     def __init__(self, config: WRPOConfig, num_steps: int, pad_token_id: int) -> None:
         self.config = config

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet as pq
 
 from wrpo_ray.batching import cut_response
@@ -109,7 +108,7 @@ class TokenTable:
         self.table = pq.read_table(path).combine_chunks()
         self.responses = tuple(responses)
         # Response tokens of every row: what the loss of SFT is divided by, known to all ranks without talking.
-        self.num_tokens = {name: pyarrow.compute.list_value_length(self.table[name]).to_pylist() for name in responses}
+        self.num_tokens = {name: [len(ids) for ids in self.table[name]] for name in responses}
 
     def rows(self, indices: Sequence[int]) -> list[TokenRow]:
         """Return the rows at `indices`, in that order."""

@@ -31,8 +31,8 @@ def deepspeed_settings(train: TrainConfig, num_micro_batches: int) -> dict[str, 
         "gradient_accumulation_steps": num_micro_batches,
         "gradient_clipping": train.max_grad_norm,
         "bf16": {"enabled": train.precision == "bf16"},
-        # Without it, gradients of micro-batches are added up in bfloat16.
-        "data_types": {"grad_accum_dtype": "fp32"},
+        # Without it, gradients of micro-batches are added up in bfloat16. DeepSpeed has no such mode for ZeRO 0.
+        "data_types": {"grad_accum_dtype": "fp32" if train.zero_stage or train.precision == "fp32" else None},
         "zero_optimization": {"stage": train.zero_stage},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
@@ -66,7 +66,8 @@ def start_engine(model: PreTrainedModel, train: TrainConfig, num_micro_batches: 
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
-        lr_scheduler=lambda wrapped: torch.optim.lr_scheduler.LambdaLR(wrapped, factor),
+        # DeepSpeed's annotation names a private base class of torch's schedulers.
+        lr_scheduler=lambda wrapped: torch.optim.lr_scheduler.LambdaLR(wrapped, factor),  # pyright: ignore[reportArgumentType]
         config=deepspeed_settings(train, num_micro_batches),
     )
     optimizer.register_step_pre_hook(partial(_refuse_non_finite, engine))

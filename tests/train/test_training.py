@@ -1,0 +1,135 @@
+"""Training through Ray Train and DeepSpeed against the same in plain torch: losses, weights, resume, stops."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.train import plain, runs
+from wrpo_ray.chat import ChatTokenizer
+from wrpo_ray.errors import DataError, ModelError
+from wrpo_ray.models import load_tokenizer
+from wrpo_ray.schema import Quadruple, ReferenceLogps, SFTExample
+from wrpo_ray.storage import read_rows, write_rows
+from wrpo_ray.train.launch import run_sft, run_wrpo
+from wrpo_ray.train.metrics import read_metrics
+from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, SFT_RESPONSES, tokenise
+
+LOSS_TOLERANCE = 2e-5
+
+SPREADS: dict[str, dict[str, Any]] = {
+    "one-pass": {},
+    "accumulation-4": {"micro_batch_size": 1, "activation_checkpointing": True},
+    "two-workers": {"num_workers": 2, "micro_batch_size": 2},
+    "zero-1": {"num_workers": 2, "micro_batch_size": 1, "zero_stage": 1},
+    "zero-2": {"num_workers": 2, "micro_batch_size": 1, "zero_stage": 2},
+    "zero-3": {"num_workers": 2, "micro_batch_size": 1, "zero_stage": 3},
+}
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def assert_same_losses(found: list[float], expected: list[float]) -> None:
+    print("largest relative difference", max(abs(a / b - 1.0) for a, b in zip(found, expected, strict=True)))
+    assert found == pytest.approx(expected, rel=LOSS_TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def plain_sft(model: Path, examples: Path) -> tuple[Any, list[float]]:
+    config = runs.make_config(model).sft
+    rows, _ = tokenise(
+        read_rows(examples, SFTExample), SFT_RESPONSES, ChatTokenizer(load_tokenizer(str(model))), config
+    )
+    trained = plain.load(model)
+    return trained, plain.train(trained, rows, config, plain.sft_loss(trained))
+
+
+@pytest.mark.parametrize(
+    "spread", ["one-pass", "accumulation-4", pytest.param("zero-2", marks=pytest.mark.slow), "zero-3"]
+)
+def test_sft_has_the_losses_and_weights_of_plain_torch(local_ray, model, examples, plain_sft, spread, tmp_path):
+    config = runs.make_config(model, sft=SPREADS[spread])
+    summary = run_sft(config, str(model), examples, tmp_path)
+    trained, expected = plain_sft
+    assert_same_losses(losses(tmp_path), expected)
+    assert summary["num_steps"] == 3
+    assert summary["loss"] == losses(tmp_path)[-1]
+    reloaded = plain.load(tmp_path / "model")
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    torch.testing.assert_close(reloaded(ids).logits, trained(ids).logits, rtol=1e-4, atol=1e-4)
+    assert load_tokenizer(str(tmp_path / "model")).chat_template == load_tokenizer(str(model)).chat_template
+
+
+@pytest.fixture(scope="module")
+def plain_wrpo(model: Path, quadruples: Path) -> list[float]:
+    config = runs.make_config(model).wrpo
+    chat = ChatTokenizer(load_tokenizer(str(model)))
+    rows, _ = tokenise(read_rows(quadruples, Quadruple), QUADRUPLE_RESPONSES, chat, config)
+    trained = plain.load(model)
+    return plain.train(trained, rows, config, plain.wrpo_loss(trained, plain.load(model), config.beta, 0.5))
+
+
+@pytest.mark.parametrize("spread", ["accumulation-4", "two-workers", "zero-1"])
+def test_wrpo_has_the_losses_of_plain_torch(local_ray, model, quadruples, reference, plain_wrpo, spread, tmp_path):
+    config = runs.make_config(model, wrpo=SPREADS[spread])
+    run_wrpo(config, str(model), quadruples, reference, tmp_path)
+    assert_same_losses(losses(tmp_path), plain_wrpo)
+    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["alpha"] for line in metrics] == pytest.approx([0.0, 0.5 / 3, 1.0 / 3])
+    assert metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    for line in metrics:
+        assert line["rewards/margins"] == pytest.approx(line["rewards/chosen"] - line["rewards/rejected"], abs=1e-5)
+
+
+def test_a_crashed_run_goes_on_from_its_checkpoint(local_ray, model, examples, plain_sft, tmp_path):
+    from tests.train.crashing import crash_after_first_checkpoint
+    from wrpo_ray.train import launch
+
+    fields = {**SPREADS["zero-2"], "checkpoint_every_steps": 1, "max_failures": 1}
+    config = runs.make_config(model, sft=fields)
+    chat = ChatTokenizer(load_tokenizer(str(model)))
+    rows, _ = tokenise(read_rows(examples, SFTExample), SFT_RESPONSES, chat, config.sft)
+    files = launch.model_files(config, str(model))
+    job = launch.prepare(config, "sft", config.sft, files, chat, rows, SFT_RESPONSES, tmp_path)
+    launch.fit_workers(crash_after_first_checkpoint, job)
+    assert (tmp_path / "started-at").read_text(encoding="utf-8").split() == ["0", "1"]
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert_same_losses(losses(tmp_path), plain_sft[1])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_row(local_ray, model, quadruples, reference, tmp_path):
+    rows = read_rows(reference, ReferenceLogps)
+    broken = [replace(rows[0], rejected_logps=float("nan")), *rows[1:]]
+    folder = tmp_path / "broken"
+    write_rows(folder / "data" / "train-00000-of-00001.parquet", broken, ReferenceLogps)
+    config = runs.make_config(model, wrpo=SPREADS["two-workers"])
+    with pytest.raises(ModelError, match=rf"loss of step \d is not finite.*{rows[0].prompt_id}$"):
+        run_wrpo(config, str(model), quadruples, runs.finish_step(folder), tmp_path / "out")
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_rows_without_reference_are_named(model, quadruples, reference, tmp_path):
+    rows = read_rows(reference, ReferenceLogps)
+    write_rows(tmp_path / "data" / "train-00000-of-00001.parquet", rows[1:], ReferenceLogps)
+    with pytest.raises(DataError, match=f"1 rows have no reference log-probs: {rows[0].prompt_id}"):
+        run_wrpo(runs.make_config(model), str(model), quadruples, runs.finish_step(tmp_path), tmp_path / "out")
+
+
+def test_reference_is_that_of_plain_torch(model, quadruples, reference):
+    config = runs.make_config(model).wrpo
+    chat = ChatTokenizer(load_tokenizer(str(model)))
+    rows, _ = tokenise(read_rows(quadruples, Quadruple), QUADRUPLE_RESPONSES, chat, config)
+    frozen = plain.load(model)
+    found = {row.prompt_id: row for row in read_rows(reference, ReferenceLogps)}
+    for row in rows:
+        for name in QUADRUPLE_RESPONSES:
+            expected = plain.logp(frozen, row, name).item()
+            assert getattr(found[row["prompt_id"]], f"{name}_logps") == pytest.approx(expected, abs=1e-4)
+            assert getattr(found[row["prompt_id"]], f"{name}_num_tokens") == len(row[name])
