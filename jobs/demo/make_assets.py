@@ -15,12 +15,13 @@ from jobs.demo import facts, smoke, tiny_models
 from jobs.demo.pretrained import make_smollm2
 
 PARTS = ("demo", "smoke")
-_VERSION = "1"
+_VERSION = "3"
 _NUM_PROCESSES = 2
-_NUM_FACTS_OF_TARGET = 8
 _ELEMENTS_RECIPE = tiny_models.Recipe(num_steps=300, seed=11)
 _VERBS_RECIPE = tiny_models.Recipe(num_steps=300, seed=12)
-_TARGET_RECIPE = tiny_models.Recipe(num_steps=60, seed=13)
+# Stopped early: the target has a faint memory of every fact. Of a fact that it never draws right WRPO learns nothing,
+# as all its responses then have one reward.
+_TARGET_RECIPE = tiny_models.Recipe(num_steps=125, seed=13)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,12 +88,10 @@ def make_verbs_source(out: Path) -> None:
 
 
 def make_target(out: Path) -> None:
-    """Train a Llama on a few facts of every domain, so that it knows the form of an answer and little else."""
+    """Train a Llama on all domains and stop early, so that it knows the form of an answer and little else."""
     domains = [facts.load_domain(name) for name in facts.DOMAINS]
-    few = [facts.first_facts(domain, _NUM_FACTS_OF_TARGET) for domain in domains]
-    known = [q for domain in few for q in facts.schooling_questions(domain)]
-    texts = [text for domain in domains for text in facts.texts(facts.schooling_questions(domain))]
-    tiny_models.make_trained_model(tiny_models.LLAMA, texts, known, _TARGET_RECIPE, out)
+    known = [q for domain in domains for q in facts.schooling_questions(domain)]
+    tiny_models.make_trained_model(tiny_models.LLAMA, facts.texts(known), known, _TARGET_RECIPE, out)
 
 
 def make_prompts(out: Path) -> None:

@@ -42,12 +42,22 @@ class Style:
     end_token: str
     begin_token: str | None = None
     other_tokens: tuple[str, ...] = ()
+    prefix_space: bool = False
 
 
 QWEN2 = Style("qwen2", 512, "chatml", "<|im_end|>", other_tokens=("<|im_start|>",))
 GPT_NEOX = Style("gpt_neox", 640, "question_answer", "<|endoftext|>")
+# With a space before the first word and a vocabulary that holds every answer, an answer is one token, alone or in a
+# sentence: what the target learns in one form it knows in the other, and WRPO weighs answers instead of word pieces.
+# With answers of several pieces WRPO lowered the reward.
 LLAMA = Style(
-    "llama", 768, "header", "<|eot_id|>", "<|begin_of_text|>", ("<|start_header_id|>", "<|end_header_id|>", "<|pad|>")
+    "llama",
+    1600,
+    "header",
+    "<|eot_id|>",
+    "<|begin_of_text|>",
+    ("<|start_header_id|>", "<|end_header_id|>"),
+    prefix_space=True,
 )
 
 
@@ -69,7 +79,7 @@ def make_tokenizer(style: Style, texts: Sequence[str]) -> PreTrainedTokenizerFas
 
     # Byte-level only: for some architectures transformers rebuilds the tokenizer and drops any other pre-tokenizer.
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=style.prefix_space)
     tokenizer.decoder = decoders.ByteLevel()
     control = [token for token in (style.begin_token, style.end_token, *style.other_tokens) if token]
     trainer = trainers.BpeTrainer(
