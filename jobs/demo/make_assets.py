@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from jobs.demo import facts, smoke, tiny_models
+from jobs.demo import facts, tiny_models
 from jobs.demo.pretrained import make_smollm2
 
-PARTS = ("demo", "smoke")
 _VERSION = "3"
 _NUM_PROCESSES = 2
 _ELEMENTS_RECIPE = tiny_models.Recipe(num_steps=300, seed=11)
@@ -28,23 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Make what the command line asks for, unless it is complete already."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--only", choices=PARTS, help="make this part only; both without it")
-    parsed = parser.parse_args(arguments)
-    for part in PARTS if parsed.only is None else (parsed.only,):
-        make_part(part, parsed.out)
+    make_assets(parser.parse_args(arguments).out)
 
 
-def make_part(part: str, out: Path) -> None:
-    """Make one part of the assets; its marker is written last, so that a broken attempt starts over."""
-    marker = out / f".{part}_complete"
+def make_assets(out: Path) -> None:
+    """Make all assets; their marker is written last, so that a broken attempt starts over."""
+    marker = out / ".complete"
     if marker.exists() and marker.read_text(encoding="utf-8") == _VERSION:
-        print(f"{part}: complete in {out}")
+        print(f"the demo's models and prompts are complete in {out}")
         return
     started = time.monotonic()
     marker.unlink(missing_ok=True)
-    _run_in_processes(_demo_tasks(out) if part == "demo" else smoke.tasks(out / "smoke"))
+    _run_in_processes(_demo_tasks(out))
     marker.write_text(_VERSION, encoding="utf-8")
-    print(f"{part}: made in {time.monotonic() - started:.0f} s")
+    print(f"the demo's models and prompts were made in {time.monotonic() - started:.0f} s")
 
 
 def _run_in_processes(tasks: Sequence[tuple[Callable[[Path], None], Path]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,19 @@ if TYPE_CHECKING:
 
 TEMPLATES_FOLDER = Path(__file__).parent / "templates"
 NUM_POSITIONS = 256
-_HIDDEN_SIZE = 128
-_MLP_SIZE = 256
-_NUM_LAYERS = 2
-# Four heads of 32: vLLM has no attention kernel for narrower ones.
-_NUM_HEADS = 4
-_INITIALIZER_RANGE = 0.05
+# vLLM has no attention kernel for narrower heads.
+_HEAD_SIZE = 32
 _IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Size and spread of a tiny model's weights."""
+
+    hidden_size: int = 128
+    intermediate_size: int = 256
+    num_hidden_layers: int = 2
+    initializer_range: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -100,47 +106,46 @@ def make_tokenizer(style: Style, texts: Sequence[str]) -> PreTrainedTokenizerFas
     return fast
 
 
-def make_model(style: Style, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+def make_model(style: Style, tokenizer: PreTrainedTokenizerFast, seed: int, sizes: Sizes = Sizes()) -> PreTrainedModel:
     """Return a tiny model of the style's architecture with random weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(model_config(style, tokenizer))
+    model = AutoModelForCausalLM.from_config(model_config(style, tokenizer, sizes))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
 
 
-def make_classifier(style: Style, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+def make_classifier(
+    style: Style, tokenizer: PreTrainedTokenizerFast, seed: int, sizes: Sizes = Sizes()
+) -> PreTrainedModel:
     """Return a tiny sequence classifier with one label and random weights."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    config = model_config(style, tokenizer)
+    config = model_config(style, tokenizer, sizes)
     config.num_labels = 1
     torch.manual_seed(seed)
     return AutoModelForSequenceClassification.from_config(config)
 
 
-def model_config(style: Style, tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+def model_config(style: Style, tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> PretrainedConfig:
     """Return the transformers config of a tiny model."""
     from transformers import AutoConfig
 
     return AutoConfig.for_model(
         style.architecture,
         vocab_size=len(tokenizer),
-        hidden_size=_HIDDEN_SIZE,
-        intermediate_size=_MLP_SIZE,
-        num_hidden_layers=_NUM_LAYERS,
-        num_attention_heads=_NUM_HEADS,
-        num_key_value_heads=_NUM_HEADS,
+        num_attention_heads=sizes.hidden_size // _HEAD_SIZE,
+        num_key_value_heads=sizes.hidden_size // _HEAD_SIZE,
         max_position_embeddings=NUM_POSITIONS,
-        initializer_range=_INITIALIZER_RANGE,
         tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **asdict(sizes),
     )
 
 
