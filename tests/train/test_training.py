@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from tests.train import plain, runs
+from tests.train.crashing import crash_after_first_checkpoint, poison_second_gradient
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.errors import DataError, ModelError
 from wrpo_ray.models import load_tokenizer
 from wrpo_ray.schema import Quadruple, ReferenceLogps, SFTExample
 from wrpo_ray.storage import read_rows, write_rows
-from wrpo_ray.train.launch import run_sft, run_wrpo
+from wrpo_ray.train.launch import fit_workers, model_files, prepare, run_sft, run_wrpo
 from wrpo_ray.train.metrics import read_metrics
 from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, SFT_RESPONSES, tokenise
 
@@ -88,20 +89,41 @@ def test_wrpo_has_the_losses_of_plain_torch(local_ray, model, quadruples, refere
         assert line["rewards/margins"] == pytest.approx(line["rewards/chosen"] - line["rewards/rejected"], abs=1e-5)
 
 
-def test_a_crashed_run_goes_on_from_its_checkpoint(local_ray, model, examples, plain_sft, tmp_path):
-    from tests.train.crashing import crash_after_first_checkpoint
-    from wrpo_ray.train import launch
-
-    fields = {**SPREADS["zero-2"], "checkpoint_every_steps": 1, "max_failures": 1}
-    config = runs.make_config(model, sft=fields)
+def sft_job(config, model, examples, out):
     chat = ChatTokenizer(load_tokenizer(str(model)))
     rows, _ = tokenise(read_rows(examples, SFTExample), SFT_RESPONSES, chat, config.sft)
-    files = launch.model_files(config, str(model))
-    job = launch.prepare(config, "sft", config.sft, files, chat, rows, SFT_RESPONSES, tmp_path)
-    launch.fit_workers(crash_after_first_checkpoint, job)
+    return prepare(config, "sft", config.sft, model_files(config, str(model)), chat, rows, SFT_RESPONSES, out)
+
+
+def test_a_crashed_run_goes_on_from_its_checkpoint(local_ray, model, examples, plain_sft, tmp_path):
+    fields = {**SPREADS["zero-2"], "checkpoint_every_steps": 1, "max_failures": 1}
+    job = sft_job(runs.make_config(model, sft=fields), model, examples, tmp_path)
+    fit_workers(crash_after_first_checkpoint, job)
     assert (tmp_path / "started-at").read_text(encoding="utf-8").split() == ["0", "1"]
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     assert_same_losses(losses(tmp_path), plain_sft[1])
+
+
+@pytest.mark.parametrize(
+    "spread",
+    ["one-pass", pytest.param("zero-2", marks=pytest.mark.slow), pytest.param("zero-3", marks=pytest.mark.slow)],
+)
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(local_ray, model, examples, spread, tmp_path):
+    job = sft_job(runs.make_config(model, sft=SPREADS[spread]), model, examples, tmp_path)
+    outcome = fit_workers(poison_second_gradient, job)
+    assert "gradient norm of step 2 is not finite; the step was not taken; prompt_ids: " in outcome["error"]
+    assert len(losses(tmp_path)) == 1
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_bfloat16_comes_close_to_plain_torch(local_ray, model, examples, plain_sft, zero_stage, tmp_path):
+    fields = {"precision": "bf16", "num_workers": 2, "micro_batch_size": 1, "zero_stage": zero_stage}
+    run_sft(runs.make_config(model, sft=fields), str(model), examples, tmp_path)
+    assert losses(tmp_path) == pytest.approx(plain_sft[1], rel=1e-2)
+    reloaded = plain.load(tmp_path / "model")
+    assert all(parameter.isfinite().all() for parameter in reloaded.parameters())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_row(local_ray, model, quadruples, reference, tmp_path):

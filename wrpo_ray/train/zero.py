@@ -31,9 +31,10 @@ def deepspeed_settings(train: TrainConfig, num_micro_batches: int) -> dict[str, 
         "gradient_accumulation_steps": num_micro_batches,
         "gradient_clipping": train.max_grad_norm,
         "bf16": {"enabled": train.precision == "bf16"},
-        # Without it, gradients of micro-batches are added up in bfloat16. DeepSpeed has no such mode for ZeRO 0.
-        "data_types": {"grad_accum_dtype": "fp32" if train.zero_stage or train.precision == "fp32" else None},
-        "zero_optimization": {"stage": train.zero_stage},
+        # Without it, gradients of micro-batches are added up in bfloat16.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        # DeepSpeed's ZeRO 0 cannot add up bfloat16 gradients in float32; stage 1 can, and differs in memory only.
+        "zero_optimization": {"stage": max(train.zero_stage, 1) if train.precision == "bf16" else train.zero_stage},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
