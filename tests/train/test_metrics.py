@@ -10,8 +10,8 @@ from wrpo_ray.train.metrics import MetricsWriter, followed, read_metrics
 
 def job(out, **tracking):
     return TrainJob(
-        kind="sft", run_name="test", seed=1, train=runs.make_config(out).sft, model=ModelFiles(path=str(out)), tokens="",
-        num_rows=8, pad_token_id=0, out=str(out), tracking=TrackingConfig(**tracking),
+        kind="sft", run_name="test", seed=1, train=runs.make_config(out).sft, model=ModelFiles(path=str(out)),
+        tokens="", num_rows=8, pad_token_id=0, out=str(out), tracking=TrackingConfig(**tracking),
     )  # fmt: skip
 
 
