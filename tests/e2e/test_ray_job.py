@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -19,6 +20,9 @@ from wrpo_ray.storage import parquet_entries, read_rows
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
+FUSE = ["jobs/fuse.py", "--config", "jobs/configs/smoke.yaml"]
+# The smoke run leaves evaluation out to stay short; here the job goes all the way.
+EVALUATION = "evaluation={prompts: {path: ./jobs/smoke/heldout.jsonl}, sampling: {num_samples: 2, max_tokens: 8}}"
 
 
 def job_environment() -> dict[str, str]:
@@ -74,10 +78,8 @@ def _wait_for_jobs_api(address: str, environment: dict[str, str], head: subproce
 
 @pytest.mark.timeout(900)
 def test_smoke_config_as_a_job_on_a_real_cluster(cluster: str, tmp_path: Path) -> None:
-    command = [
-        RAY, "job", "submit", "--address", cluster, "--working-dir", ".", "--",
-        "python", "jobs/fuse.py", "--config", "jobs/configs/smoke.yaml", f"run.root={tmp_path / 'runs'}",
-    ]  # fmt: skip
+    overrides = [f"run.root={tmp_path / 'runs'}", EVALUATION]
+    command = [RAY, "job", "submit", "--address", cluster, "--working-dir", ".", "--", "python", *FUSE, *overrides]
     submitted = subprocess.run(
         command, cwd=REPOSITORY, env=job_environment(), capture_output=True, text=True, check=False, timeout=800
     )
@@ -86,13 +88,16 @@ def test_smoke_config_as_a_job_on_a_real_cluster(cluster: str, tmp_path: Path) -
     (folder,) = (run / "fuse").iterdir()
     assert parquet_entries(folder)
     assert all(row.target_chosen_reward > row.rejected_reward for row in read_rows(folder, Quadruple))
+    assert len(json.loads(next((run / "evaluate").glob("*/evaluation.json")).read_text())) == 3
     exported = re.search(r"fused model: (\S+)", submitted.stdout)
     assert exported is not None
-    _assert_loads_without_an_edit(Path(exported[1]))
+    _assert_transformers_loads(Path(exported[1]))
+    _assert_vllm_loads(Path(exported[1]))
+    _assert_the_same_command_has_nothing_left_to_do(overrides)
 
 
-def _assert_loads_without_an_edit(model: Path) -> None:
-    """The exported folder opens in transformers and answers a chat, and holds what a hub page needs."""
+def _assert_transformers_loads(model: Path) -> None:
+    """The exported folder opens without an edit, answers a chat, and holds what a hub page needs."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer, loaded = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
@@ -105,3 +110,24 @@ def _assert_loads_without_an_edit(model: Path) -> None:
     assert {"README.md", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"} <= names
     assert any(name.endswith(".safetensors") for name in names)
     assert "alpha" in (model / "README.md").read_text()
+
+
+def _assert_vllm_loads(model: Path) -> None:
+    """vLLM opens the exported folder without an edit; in a process of its own, for an engine changes its process."""
+    script = (
+        "from vllm import LLM, SamplingParams\n"
+        f"engine = LLM({str(model)!r}, dtype='float32', enforce_eager=True, max_model_len=128)\n"
+        "output = engine.chat([{'role': 'user', 'content': 'Hello'}], SamplingParams(max_tokens=4))\n"
+        "assert output[0].outputs[0].token_ids\n"
+    )
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=300, capture_output=True)
+
+
+def _assert_the_same_command_has_nothing_left_to_do(overrides: list[str]) -> None:
+    """From another folder and without a cluster: what decides a result is the same, so every step is complete."""
+    planned = subprocess.run(
+        [sys.executable, *FUSE, *overrides, "--dry-run"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert "to run" not in planned.stdout
+    assert planned.stdout.count("complete") > 10
