@@ -46,6 +46,8 @@ def make_assets(out: Path) -> None:
 def _run_in_processes(tasks: Sequence[tuple[Callable[[Path], None], Path]]) -> None:
     """Run tasks side by side, the first ones first, one thread each: more threads slow such small models down."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    # The reader of GGUF files draws a bar that a log would keep line by line.
+    os.environ["TQDM_DISABLE"] = "1"
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=_NUM_PROCESSES, mp_context=context) as pool:
         futures: dict[Future[float], Path] = {pool.submit(_run_task, make, out): out for make, out in tasks}

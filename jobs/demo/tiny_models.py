@@ -55,7 +55,6 @@ QWEN2 = Style("qwen2", 512, "chatml", "<|im_end|>", other_tokens=("<|im_start|>"
 GPT_NEOX = Style("gpt_neox", 640, "question_answer", "<|endoftext|>")
 # With a space before the first word and a vocabulary that holds every answer, an answer is one token, alone or in a
 # sentence: what the target learns in one form it knows in the other, and WRPO weighs answers instead of word pieces.
-# With answers of several pieces WRPO lowered the reward.
 LLAMA = Style(
     "llama",
     1600,
