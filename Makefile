@@ -8,7 +8,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 PYTHON := python3.11
-EXTRA ?= cpu
+# What is installed stays what it is unless EXTRA says otherwise.
+EXTRA ?= $(if $(wildcard .venv/.installed-gpu),gpu,cpu)
 UV ?= uv
 BIN := .venv/bin
 STAMP := .venv/.installed-$(EXTRA)

@@ -17,7 +17,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="STEP", help="run this step alone; its inputs must be complete")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the steps, run nothing")
     parser.add_argument("overrides", nargs="*", metavar="a.b.c=value", help="replaces a value of the config")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         config = load_config(arguments.config, arguments.overrides)

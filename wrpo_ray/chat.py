@@ -70,12 +70,15 @@ class ChatTokenizer:
         turns = [*messages, {"role": "assistant", "content": response}]
         return self._encode(turns, add_generation_prompt=False)
 
-    def encode_response(self, text: str) -> list[int]:
-        """Return the ids of an answer that follows `encode_prompt`, with exactly one end token."""
+    def encode_response(self, text: str, finished: bool = True) -> list[int]:
+        """Return the ids of an answer that follows `encode_prompt`, with exactly one end token.
+
+        An answer that was cut before its end (`finished` false) gets none: the model would learn to stop mid-sentence.
+        """
         ids = [index for piece in _cut(text, self._response_markers) for index in self._ids(piece)]
         if found := [index for index in ids if index in self._special_ids]:
             raise DataError(f"a response of {len(text)} characters still becomes control tokens {found[:5]}")
-        return [*ids, self.end_token_id]
+        return [*ids, self.end_token_id] if finished else ids
 
     def _encode(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
         text = self._render(messages, add_generation_prompt)

@@ -1,7 +1,7 @@
 """What a run is made of: frozen types, every field with its bounds.
 
-Authored as YAML, checked here without torch or ray, so that a bad config answers at once. `load.py` reads files and
-overrides; this file only says what a valid config is. A docstring under a field is its help text.
+Authored as YAML, checked here without torch or ray, so that a bad config answers at once. `config_file.py` reads
+files and overrides; this file only says what a valid config is. A docstring under a field is its help text.
 """
 
 from __future__ import annotations

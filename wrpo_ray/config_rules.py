@@ -96,6 +96,15 @@ def _engine(place: str, engine: EngineConfig, resources: ResourcesConfig) -> Ite
         rule = f"must be at least max_num_seqs = {engine.max_num_seqs}: each sequence takes a token of every step"
         fix = "raise max_num_batched_tokens or lower max_num_seqs"
         yield Problem(f"{place}.engine.max_num_batched_tokens", str(engine.max_num_batched_tokens), rule, fix)
+    if gpus < 1 and 0 < gpus < engine.gpu_memory_utilization:
+        rule = f"must be at most resources.num_gpus = {gpus}: replicas that share a GPU share its memory"
+        value = str(engine.gpu_memory_utilization)
+        yield Problem(f"{place}.engine.gpu_memory_utilization", value, rule, f"set it to {gpus} or less")
+    if gpus == 0 and engine.max_num_batched_tokens < engine.max_model_len:
+        # Without a GPU prompts are read in one piece; see engines/vllm_engine.py.
+        rule = f"must be at least max_model_len = {engine.max_model_len} when resources.num_gpus is 0"
+        value = str(engine.max_num_batched_tokens)
+        yield Problem(f"{place}.engine.max_num_batched_tokens", value, rule, "raise it, or lower max_model_len")
     for name in sorted(set(engine.extra_args) & OWN_ENGINE_ARGS):
         rule = "this argument has a field of its own or is set by the run"
         yield Problem(

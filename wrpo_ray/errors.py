@@ -1,7 +1,7 @@
 """Errors that a user can act on, each with its exit code.
 
 Each class takes one string, so it survives pickling on the way back from a Ray worker. Exit codes: 0 done, 2 bad
-configuration, 3 bad input data, 8 a model that cannot be used, 70 a fault of ours.
+configuration, 3 bad input data, 8 a model that cannot be used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class WrpoError(Exception):
     """Base of every error whose message is meant for the user."""
 
-    exit_code = 70
+    exit_code = 1
 
 
 class ConfigError(WrpoError, ValueError):
@@ -52,3 +52,17 @@ def list_problems(title: str, problems: Sequence[Problem]) -> str:
     lines = [f"{title}: {len(problems)} problem{'s' if len(problems) != 1 else ''}"]
     lines += [f"  {number}. {problem}" for number, problem in enumerate(problems, start=1)]
     return "\n".join(lines)
+
+
+def raise_own(error: BaseException) -> None:
+    """Raise the WrpoError that a wrapped error was caused by, if there is one.
+
+    Ray wraps what an actor raises: each layer keeps what it wraps in `cause` or `__cause__`.
+    """
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        if isinstance(current, WrpoError):
+            raise current
+        seen.append(current)
+        current = getattr(current, "cause", None) or current.__cause__

@@ -12,6 +12,7 @@ from typing import Any
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.data.exporters import to_trl_preference, to_wrpo_release
+from wrpo_ray.errors import ConfigError
 from wrpo_ray.model_card import dataset_card, model_card
 from wrpo_ray.models import load_tokenizer
 from wrpo_ray.schema import Quadruple
@@ -22,7 +23,7 @@ def export_model(config: FuseConfig, model: Path, summaries: Mapping[str, Mappin
     """Write the Hugging Face folder of the fused model: weights, tokenizer, chat template, generation config, card."""
     for path in sorted(path for path in model.rglob("*") if path.is_file()):
         link_or_copy(path, folder / path.relative_to(model))
-    _complete_generation_config(folder)
+    _complete_generation_config(config, folder)
     write_bytes(folder / "README.md", model_card(config, summaries).encode("utf-8"))
 
 
@@ -41,6 +42,19 @@ def export_datasets(config: FuseConfig, quadruples: Path, folder: Path) -> dict[
     }
 
 
+def deliver(model: Path, destination: Path) -> None:
+    """Copy the exported folder to `destination`; raises ConfigError when something else lies there already."""
+    names = {path.relative_to(model) for path in model.rglob("*") if path.is_file()}
+    strangers = [
+        path for path in destination.rglob("*") if path.is_file() and path.relative_to(destination) not in names
+    ]
+    if strangers:
+        raise ConfigError(
+            f"export.path {destination} holds other files, such as {strangers[0].name}; name an empty folder"
+        )
+    shutil.copytree(model, destination, dirs_exist_ok=True)
+
+
 def link_or_copy(source: Path, destination: Path) -> None:
     """Give `source` a second name, or copy it where the file system cannot; weights are large and never change."""
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -51,12 +65,13 @@ def link_or_copy(source: Path, destination: Path) -> None:
         shutil.copy2(source, destination)
 
 
-def _complete_generation_config(folder: Path) -> None:
+def _complete_generation_config(config: FuseConfig, folder: Path) -> None:
     """Make sure that generation stops at the chat template's end token, whatever the target's own config says."""
     path = folder / "generation_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    end = ChatTokenizer(load_tokenizer(str(folder))).end_token_id
-    given = config.get("eos_token_id")
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    tokenizer = load_tokenizer(str(folder), trust_remote_code=config.target.trust_remote_code)
+    end = ChatTokenizer(tokenizer).end_token_id
+    given = stored.get("eos_token_id")
     known = given if isinstance(given, list) else [] if given is None else [given]
     # A new file, not a change in place: the old one may be a second name of the training step's file.
-    write_json(path, {**config, "eos_token_id": [end, *(token for token in known if token != end)]})
+    write_json(path, {**stored, "eos_token_id": [end, *(token for token in known if token != end)]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -28,7 +29,7 @@ def model_card(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -
         f"`{config.target.name}` after fusion with {len(config.sources)} source models by "
         f"[WRPO](https://arxiv.org/abs/2412.03187), made by wrpo_ray {__version__}.",
         _sources(config, summaries),
-        _data(summaries),
+        _data(config, summaries),
         _hyper_parameters(config),
         _evaluation(summaries.get("evaluate", {})),
     ]
@@ -60,10 +61,11 @@ def _reward(config: FuseConfig) -> str:
     return f"`{_shown_path(config.reward.path)}` ({config.reward.type})"
 
 
-def _data(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+def _data(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     prompts, sft, fuse = (summaries.get(name, {}) for name in ("prompts", "select_sft", "fuse"))
     return (
-        f"## Data\n\n{prompts.get('num_prompts')} prompts; {sft.get('num_examples')} examples for SFT, "
+        f"## Data\n\n{prompts.get('num_prompts')} prompts of `{Path(config.prompts.path).name}`; "
+        f"{sft.get('num_examples')} examples for SFT, "
         f"{fuse.get('num_quadruples')} quadruples for WRPO ({fuse.get('num_target_responses_tie')} prompts whose "
         "target responses tie gave none)."
     )
@@ -82,7 +84,8 @@ def _hyper_parameters(config: FuseConfig) -> str:
     rows = [f"| {name} | {getattr(config.sft, name)} | {getattr(config.wrpo, name)} |" for name in names]
     wrpo = config.wrpo
     alpha = f"alpha {wrpo.alpha.schedule} to {wrpo.alpha.end}"
-    tail = f"Objective `{wrpo.objective}`, beta {wrpo.beta}, {alpha}, seed {config.run.seed}."
+    form = f"beta {wrpo.beta}, gamma {wrpo.gamma}, tau {wrpo.tau}, length normalised: {wrpo.length_normalized}"
+    tail = f"Objective `{wrpo.objective}`: {form}, {alpha}. Seed {config.run.seed}."
     return "\n".join(["## Hyper-parameters\n\n| | SFT | WRPO |\n|---|---|---|", *rows, "", tail])
 
 

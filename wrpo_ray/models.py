@@ -47,10 +47,11 @@ def absolute_path(path: str) -> str:
     return str(Path(path).expanduser().absolute()) if is_local(path) else path
 
 
-def absolute(files: _Files) -> _Files:
-    """Return a model section whose local paths hold in any working directory."""
+def pinned(files: _Files) -> _Files:
+    """Return a model section that means the same files everywhere: local paths spelled out, hub names with a commit."""
     template = files.chat_template and str(Path(files.chat_template).absolute())
-    return files.model_copy(update={"path": absolute_path(files.path), "chat_template": template})
+    revision = files.revision if is_local(files.path) else files.revision or _hub_commit(files.path)
+    return files.model_copy(update={"path": absolute_path(files.path), "chat_template": template, "revision": revision})
 
 
 def model_identity(files: ModelFiles) -> dict[str, Any]:

@@ -42,6 +42,11 @@ def needs_reference(config: WRPOConfig) -> bool:
     return config.objective not in WITHOUT_REFERENCE
 
 
+def effective_alpha(config: WRPOConfig, alpha: float) -> float:
+    """Return the weight that the source response really has: none in the baselines."""
+    return 0.0 if config.objective in WITHOUT_SOURCE else alpha
+
+
 def preference_objective(
     policy: SequenceLogps, reference: SequenceLogps | None, num_tokens: SequenceLogps, config: WRPOConfig, alpha: float
 ) -> ObjectiveTerms:
@@ -50,7 +55,7 @@ def preference_objective(
     policy, reference: summed log-probs of the response tokens; reference may be None for the SimPO forms.
     num_tokens: numbers of response tokens, for the forms that divide by them.
     """
-    weight = 0.0 if config.objective in WITHOUT_SOURCE else alpha
+    weight = effective_alpha(config, alpha)
     rewards = _rewards(policy, reference, num_tokens, config)
     chosen = weight * rewards.source_chosen + (1.0 - weight) * rewards.target_chosen
     loss = _loss(chosen - rewards.rejected, config)

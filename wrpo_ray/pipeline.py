@@ -14,15 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from wrpo_ray.cluster import connected
-from wrpo_ray.config import FuseConfig, ModelConfig, ModelFiles, PromptsConfig, SamplingConfig, TrainConfig
+from wrpo_ray.config import (
+    FuseConfig,
+    ModelConfig,
+    ModelFiles,
+    PromptsConfig,
+    SamplingConfig,
+    TrainConfig,
+    VllmRewardConfig,
+)
 from wrpo_ray.config_file import dump_config
 from wrpo_ray.data.fusion import fuse, select_sft
 from wrpo_ray.data.sampling import SamplingJob, sample
 from wrpo_ray.data.scoring import score
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.evaluate.expected_reward import compare
-from wrpo_ray.export import export_datasets, export_model, link_or_copy
-from wrpo_ray.models import model_identity
+from wrpo_ray.export import deliver, export_datasets, export_model
+from wrpo_ray.models import model_identity, pinned
 from wrpo_ray.prompts import load_prompts
 from wrpo_ray.schema import Prompt, Split
 from wrpo_ray.steps import Step, complete, execute
@@ -40,13 +48,15 @@ _EXECUTION_FIELDS = {
 }  # fmt: skip
 # Likewise for an engine; what changes numbers (dtype, quantization, parallel sizes) stays in the identity.
 _ENGINE_EXECUTION_FIELDS = {"max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"}
+# Of a reward model; its files are identified by content.
+_REWARD_EXECUTION_FIELDS = {"resources", "path", "revision", "chat_template", "engine", "max_batch_tokens"}
 
 
 class Pipeline:
     """Builds the steps of one run; nothing runs before `run`."""
 
     def __init__(self, config: FuseConfig) -> None:
-        self.config = config
+        self.config = config = resolved(config)
         self.layout = RunLayout(Path(config.run.root).absolute() / config.run.name)
         self.source_names = [source.name for source in config.sources]
         self.steps: list[Step] = []
@@ -120,7 +130,9 @@ class Pipeline:
 
     def _score(self, name: str, prompts: Step, drawn: Sequence[Step]) -> Step:
         reward = self.config.reward
-        identity: dict[str, Any] = {"reward": reward.model_dump(mode="json", exclude={"resources", "path"})}
+        identity: dict[str, Any] = {"reward": reward.model_dump(mode="json", exclude=_REWARD_EXECUTION_FIELDS)}
+        if isinstance(reward, VllmRewardConfig):
+            identity["engine"] = reward.engine.model_dump(mode="json", exclude=_ENGINE_EXECUTION_FIELDS)
         if isinstance(reward, ModelFiles):
             identity |= {"model": model_identity(reward), "versions": installed((*ENGINE, "transformers"))}
 
@@ -153,7 +165,7 @@ class Pipeline:
         """Return the target's section for a model that a training step of this run wrote."""
         path = str(self._folder(step) / "model")
         return self.config.target.model_copy(
-            update={"name": name, "path": path, "revision": None, "chat_template": None, "trust_remote_code": False}
+            update={"name": name, "path": path, "revision": None, "chat_template": None}
         )
 
     def _fuse(self, prompts: Step, scores: tuple[Step, ...], target_scores: Step) -> Step:
@@ -169,6 +181,7 @@ class Pipeline:
             "max_length": wrpo.max_length,
             "max_prompt_length": wrpo.max_prompt_length,
             "precision": wrpo.precision,
+            "attention": wrpo.attention,
             "versions": installed(TRAINING),
         }
 
@@ -206,12 +219,11 @@ class Pipeline:
         num_bootstrap = self.config.evaluation.num_bootstrap if self.config.evaluation else 0
 
         def run(folder: Path) -> Mapping[str, Any]:
-            table = compare(self._folder(scores), names, num_bootstrap, self.config.run.seed)
-            shown = {
-                name: {key: dataclasses.asdict(value) for key, value in row.items()} for name, row in table.items()
-            }
+            num_prompts = self._summary(prompts)["num_prompts"]
+            result = compare(self._folder(scores), names, num_prompts, num_bootstrap, self.config.run.seed)
+            shown = dataclasses.asdict(result)
             write_json(folder / "evaluation.json", shown)
-            return {"models": shown}
+            return shown
 
         identity = {"num_bootstrap": num_bootstrap, "seed": self.config.run.seed}
         self._add(Step("evaluate", identity, (scores,), run))
@@ -265,7 +277,7 @@ class Pipeline:
                 log.info("[%d/%d] %s", number, len(selected), step.name)
                 manifests[step.name] = execute(step, self.layout, versions)
         if self.config.export.path and "export" in manifests:
-            self._deliver(Path(self.config.export.path))
+            deliver(self._folder(self.step("export")) / "model", Path(self.config.export.path))
         return manifests
 
     def _require_inputs(self, step: Step) -> None:
@@ -273,10 +285,15 @@ class Pipeline:
         if missing:
             raise ConfigError(f"step `{step.name}` needs {', '.join(missing)} first; run those, or run without --only")
 
-    def _deliver(self, destination: Path) -> None:
-        model = self._folder(self.step("export")) / "model"
-        for path in sorted(path for path in model.rglob("*") if path.is_file()):
-            link_or_copy(path, destination / path.relative_to(model))
+
+def resolved(config: FuseConfig) -> FuseConfig:
+    """Return `config` with local paths spelled out and hub models pinned to the commit that they stand at now.
+
+    Engines and workers run in other folders, on other nodes and later; they must all get what was planned.
+    """
+    reward = pinned(config.reward) if isinstance(config.reward, ModelFiles) else config.reward
+    sources = tuple(pinned(source) for source in config.sources)
+    return config.model_copy(update={"sources": sources, "target": pinned(config.target), "reward": reward})
 
 
 def _digest(value: Any) -> str:

@@ -106,13 +106,14 @@ class ScoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class SFTExample:
-    """The best source response of one prompt of the SFT split."""
+    """The best source response of one prompt of the SFT split; `finish_reason` is "length" when it is not over."""
 
     prompt_id: str
     messages: list[dict[str, str]]
     response: str
     source: str
     reward: float
+    finish_reason: str
 
     SCHEMA: ClassVar[pa.Schema] = pa.schema(
         [
@@ -121,13 +122,17 @@ class SFTExample:
             pa.field("response", pa.string(), nullable=False),
             pa.field("source", pa.string(), nullable=False),
             pa.field("reward", pa.float64(), nullable=False),
+            pa.field("finish_reason", pa.string(), nullable=False),
         ]
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Quadruple:
-    """(x, y_ws, y_wt, y_l): prompt, best source, best target and worst target response, with their rewards."""
+    """(x, y_ws, y_wt, y_l): prompt, best source, best target and worst target response, with their rewards.
+
+    A finish reason "length" says that the response was cut at max_tokens: it gets no end token in training.
+    """
 
     prompt_id: str
     messages: list[dict[str, str]]
@@ -138,6 +143,9 @@ class Quadruple:
     source_chosen_reward: float
     target_chosen_reward: float
     rejected_reward: float
+    source_chosen_finish_reason: str
+    target_chosen_finish_reason: str
+    rejected_finish_reason: str
 
     SCHEMA: ClassVar[pa.Schema] = pa.schema(
         [
@@ -150,6 +158,9 @@ class Quadruple:
             pa.field("source_chosen_reward", pa.float64(), nullable=False),
             pa.field("target_chosen_reward", pa.float64(), nullable=False),
             pa.field("rejected_reward", pa.float64(), nullable=False),
+            pa.field("source_chosen_finish_reason", pa.string(), nullable=False),
+            pa.field("target_chosen_finish_reason", pa.string(), nullable=False),
+            pa.field("rejected_finish_reason", pa.string(), nullable=False),
         ]
     )
 

@@ -35,6 +35,11 @@ def best_source(responses: Iterable[ScoredResponse], source_order: Sequence[str]
     return min(usable, key=lambda r: (-r.reward, rank[r.source], r.sample_index), default=None)
 
 
+def has_two_usable(responses: Iterable[ScoredResponse]) -> bool:
+    """Tell whether there are two responses to choose between."""
+    return sum(is_usable(response) for response in responses) >= 2
+
+
 def target_pair(responses: Iterable[ScoredResponse]) -> TargetPair | None:
     """Return y_wt (highest reward) and y_l (lowest), or None when the usable responses do not differ in reward.
 

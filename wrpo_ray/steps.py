@@ -20,6 +20,9 @@ from wrpo_ray.storage import Manifest, RunLayout, describe_files, read_manifest,
 
 log = logging.getLogger(__name__)
 
+# Raise it when a change of the code changes results: what older code made is then made again.
+_RESULT_VERSION = 1
+
 StepFunction = Callable[[Path], Mapping[str, Any]]
 
 
@@ -40,7 +43,7 @@ class Step:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that name this step's result."""
-        parts = [self.name, self.identity, [step.fingerprint for step in self.inputs]]
+        parts = [_RESULT_VERSION, self.name, self.identity, [step.fingerprint for step in self.inputs]]
         text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-import string
 
 from wrpo_ray.config import VerifierRewardConfig
 
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
+# A sign counts only where no word or number stands before it: "10-12" holds 10 and 12.
+_NUMBER = re.compile(r"(?:(?<![\w.])[-+])?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 _NUMERIC_TOLERANCE = 1e-6
-_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, " "))
+# What a sentence puts around a word. Signs, points and symbols inside or before a word are part of it: -3, .5, C++, 5%.
+_BEFORE_WORDS = "\"'([{*_`"
+_AFTER_WORDS = "\"')]}*_`.,;:!?"
 
 
 def fold(text: str) -> str:
-    """Return `text` without case, ASCII punctuation and extra space: "The  Answer: U.S." becomes "the answer u s"."""
-    return " ".join(text.casefold().translate(_PUNCTUATION).split())
+    """Return `text` without case, extra space and punctuation around words: "The  'U.S.'!" becomes "the u.s"."""
+    words = (word.lstrip(_BEFORE_WORDS).rstrip(_AFTER_WORDS) for word in text.casefold().split())
+    return " ".join(word for word in words if word)
 
 
 def last_number(text: str) -> float | None:
@@ -28,9 +31,12 @@ def verify(response: str, answer: str, config: VerifierRewardConfig) -> float:
     if config.mode == "numeric":
         return config.correct_reward if _same_number(response, answer) else config.wrong_reward
     said, expected = fold(response), fold(answer)
+    if not expected:
+        # An answer of punctuation alone: only itself is right.
+        return config.correct_reward if response.strip() == answer.strip() else config.wrong_reward
     if said == expected:
         return config.correct_reward
-    return config.contained_reward if expected and f" {expected} " in f" {said} " else config.wrong_reward
+    return config.contained_reward if f" {expected} " in f" {said} " else config.wrong_reward
 
 
 def _same_number(response: str, answer: str) -> bool:

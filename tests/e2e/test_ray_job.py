@@ -88,7 +88,7 @@ def test_smoke_config_as_a_job_on_a_real_cluster(cluster: str, tmp_path: Path) -
     (folder,) = (run / "fuse").iterdir()
     assert parquet_entries(folder)
     assert all(row.target_chosen_reward > row.rejected_reward for row in read_rows(folder, Quadruple))
-    assert len(json.loads(next((run / "evaluate").glob("*/evaluation.json")).read_text())) == 3
+    assert len(json.loads(next((run / "evaluate").glob("*/evaluation.json")).read_text())["models"]) == 3
     exported = re.search(r"fused model: (\S+)", submitted.stdout)
     assert exported is not None
     _assert_transformers_loads(Path(exported[1]))

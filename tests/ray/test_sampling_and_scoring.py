@@ -74,7 +74,7 @@ def test_two_sources_in_one_job(tmp_path: Path) -> None:
         drawn = Step(f"sample-{source.name}", {}, (), lambda folder, job=job: sample(job, folder))
         summary = execute(drawn, layout, {}).summary
         rows = read_rows(drawn.folder(layout), Response)
-        assert summary["num_prompts_too_long"] == 1
+        assert summary["num_prompts_without_response"] == 1
         assert {(row.prompt_id, row.sample_index) for row in rows} == {
             (row.prompt_id, index) for row in prompts if row.prompt_id not in too_long for index in range(3)
         }

@@ -30,7 +30,8 @@ def finish_step(folder: Path) -> Path:
 
 def write_examples(folder: Path, num_rows: int) -> Path:
     rows = [
-        SFTExample(prompt_id(_messages(n)), _messages(n), _text(n + 1, 1 + n % 7), "a", 1.0) for n in range(num_rows)
+        SFTExample(prompt_id(_messages(n)), _messages(n), _text(n + 1, 1 + n % 7), "a", 1.0, "stop")
+        for n in range(num_rows)
     ]
     write_rows(folder / "data" / "train-00000-of-00001.parquet", rows, SFTExample)
     return finish_step(folder)
@@ -40,7 +41,7 @@ def quadruples(num_rows: int) -> list[Quadruple]:
     return [
         Quadruple(
             prompt_id(_messages(n)), _messages(n), _text(n + 1, 1 + n % 7), _text(n + 2, 1 + n % 4),
-            _text(n + 3, 2 + n % 5), "a", 3.0, 2.0, 1.0,
+            _text(n + 3, 2 + n % 5), "a", 3.0, 2.0, 1.0, "stop", "stop", "stop",
         )
         for n in range(num_rows)
     ]  # fmt: skip

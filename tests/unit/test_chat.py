@@ -34,6 +34,11 @@ def test_bos_once_and_end_token_of_the_template_not_the_tokenizer() -> None:
     assert tokenizer.eos_token == "<|eos|>"
 
 
+def test_an_answer_that_was_cut_has_no_end_token() -> None:
+    chat = ChatTokenizer(TOKENIZERS["headers"])
+    assert chat.encode_response("Paris") == [*chat.encode_response("Paris", finished=False), chat.end_token_id]
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_prompt_and_response_make_the_conversation(name: str) -> None:
     chat = ChatTokenizer(TOKENIZERS[name])

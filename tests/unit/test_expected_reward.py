@@ -26,24 +26,23 @@ def scored(tmp_path: Path, rewards: dict[str, dict[str, list[float]]]) -> Path:
     return tmp_path
 
 
-def test_prompt_means_leave_non_finite_rewards_out_and_refuse_a_prompt_without_any(tmp_path: Path) -> None:
-    folder = scored(tmp_path / "1", {"a": {"p": [0.0, 1.0, math.nan], "q": [0.5]}})
+def test_prompt_means_leave_non_finite_rewards_out(tmp_path: Path) -> None:
+    folder = scored(tmp_path, {"a": {"p": [0.0, 1.0, math.nan], "q": [0.5], "r": [math.nan]}})
     assert prompt_means(folder) == {"a": {"p": 0.5, "q": 0.5}}
-    with pytest.raises(DataError, match="b has no finite reward on 1 prompts"):
-        prompt_means(scored(tmp_path / "2", {"b": {"r": [math.nan]}}))
 
 
-def test_compare_pairs_prompts(tmp_path: Path) -> None:
-    before = {"p": [0.0, 0.2], "q": [0.4], "only-before": [9.0]}
-    folder = scored(tmp_path, {"before": before, "after": {"q": [0.9], "p": [0.6]}})
-    table = compare(folder, ["before", "after"], num_bootstrap=100, seed=1)
-    assert table["before"]["reward"].mean == pytest.approx(0.25)
-    assert table["after"]["reward"].mean == pytest.approx(0.75)
-    gain = table["after"]["gain"]
+def test_compare_pairs_prompts_and_counts_those_that_a_model_fails_on(tmp_path: Path) -> None:
+    before = {"p": [0.0, 0.2], "q": [0.4], "failed": [9.0]}
+    folder = scored(tmp_path, {"before": before, "after": {"q": [0.9], "p": [0.6], "failed": [math.nan]}})
+    result = compare(folder, ["before", "after"], num_prompts=3, num_bootstrap=100, seed=1)
+    assert (result.num_prompts, result.num_prompts_left_out) == (2, 1)
+    assert result.models["before"]["reward"].mean == pytest.approx(0.25)
+    assert result.models["after"]["reward"].mean == pytest.approx(0.75)
+    gain = result.models["after"]["gain"]
     # Both prompts gain 0.5, so every resample does: a paired interval has no width here.
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.5, 0.5, 0.5))
-    with pytest.raises(DataError, match="no response of other"):
-        compare(folder, ["before", "other"], num_bootstrap=10, seed=1)
+    with pytest.raises(DataError, match="no prompt with a finite reward in common"):
+        compare(folder, ["before", "other"], num_prompts=3, num_bootstrap=10, seed=1)
 
 
 def test_interval_covers_the_true_mean_about_95_times_in_100() -> None:

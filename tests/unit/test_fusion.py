@@ -80,7 +80,8 @@ def test_fuse_joins_by_prompt_id_and_counts_every_prompt_once(tmp_path: Path) ->
     )  # fmt: skip
     assert (row.source_chosen_reward, row.target_chosen_reward, row.rejected_reward) == (0.8, 0.3, -0.4)
     assert manifest.summary == {
-        "num_prompts": 4, "num_quadruples": 1, "num_without_source_response": 1, "num_without_target_response": 1,
+        "num_prompts": 4, "num_quadruples": 1, "num_without_source_response": 1,
+        "num_fewer_than_two_target_responses": 1,
         "num_target_responses_tie": 1, "best_share": {"s": 1.0},
     }  # fmt: skip
     assert manifest.files[0].path == "data/train-00000-of-00001.parquet"
@@ -89,8 +90,21 @@ def test_fuse_joins_by_prompt_id_and_counts_every_prompt_once(tmp_path: Path) ->
 def test_load_dataset_reads_quadruples_and_exports(tmp_path: Path) -> None:
     from datasets import load_dataset
 
-    quadruple = Quadruple("p", MESSAGES, "ws", "wt", "l", "s", 0.8, 0.3, -0.4)
-    several = Quadruple("q", [{"role": "system", "content": "x"}, *MESSAGES], "ws", "wt", "l", "s", 0.8, 0.3, -0.4)
+    quadruple = Quadruple("p", MESSAGES, "ws", "wt", "l", "s", 0.8, 0.3, -0.4, "stop", "stop", "length")
+    several = Quadruple(
+        "q",
+        [{"role": "system", "content": "x"}, *MESSAGES],
+        "ws",
+        "wt",
+        "l",
+        "s",
+        0.8,
+        0.3,
+        -0.4,
+        "stop",
+        "stop",
+        "length",
+    )
     write_rows(tmp_path / "data/train-00000-of-00001.parquet", [quadruple], Quadruple)
     (row,) = load_dataset(
         "parquet", data_files=str(tmp_path / "data/train-*.parquet"), split="train", cache_dir=tmp_path / "c"

@@ -146,7 +146,7 @@ def test_wrong_setting_is_one_problem(folder: Path, override: str, place: str, r
 
 def test_training_prompts_are_not_held_out(folder: Path) -> None:
     problem = found(folder, f"evaluation.prompts.path={folder}/train.jsonl")
-    assert problem.place == "evaluation.prompts.path"
+    assert problem.place == "evaluation.prompts"
 
 
 def test_own_template_takes_the_place_of_a_missing_one(folder: Path) -> None:

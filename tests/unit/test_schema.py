@@ -13,8 +13,8 @@ ROWS = [
     Prompt("p", MESSAGES, "sft", None),
     Response("p", "first", 0, "text", [1, 2], "stop", 2),
     ScoredResponse("p", "first", 0, "text", "stop", 2, float("-inf")),
-    SFTExample("p", MESSAGES, "text", "first", 0.5),
-    Quadruple("p", MESSAGES, "a", "b", "c", "first", 3.0, 2.0, 1.0),
+    SFTExample("p", MESSAGES, "text", "first", 0.5, "stop"),
+    Quadruple("p", MESSAGES, "a", "b", "c", "first", 3.0, 2.0, 1.0, "stop", "length", "stop"),
     ReferenceLogps("p", -1.0, -2.0, -3.0, 4, 5, 6),
 ]
 

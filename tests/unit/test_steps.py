@@ -19,7 +19,7 @@ def make(name: str = "sft", identity: Mapping[str, Any] | None = None, inputs: t
 
 
 def test_fingerprint_is_golden() -> None:
-    assert make().fingerprint == "53ab74f7b677bc04"
+    assert make().fingerprint == "213bf5c0650bbb36"
 
 
 def test_fingerprint_covers_name_identity_and_inputs() -> None:

@@ -9,7 +9,7 @@ from wrpo_ray.errors import DataError
 from wrpo_ray.schema import SFTExample
 from wrpo_ray.storage import Manifest, RunLayout
 
-ROWS = [SFTExample(f"p{n}", [{"role": "user", "content": "Hi"}], "text", "first", float(n)) for n in range(3)]
+ROWS = [SFTExample(f"p{n}", [{"role": "user", "content": "Hi"}], "text", "first", float(n), "stop") for n in range(3)]
 
 
 def finish(folder: Path, *names: str) -> Manifest:

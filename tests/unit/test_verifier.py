@@ -19,6 +19,14 @@ NUMERIC = VerifierRewardConfig(type="verifier", mode="numeric", correct_reward=2
         ("", "Paris", 0.0),
         ("New  York!", "new york", 1.0),
         ("York is new", "New York", 0.0),
+        ("3", "-3", 0.0),
+        ("it is -3.", "-3", 0.5),
+        ("1 5", "1.5", 0.0),
+        ("c", "C++", 0.0),
+        ("c++!", "C++", 1.0),
+        ("'U.S.'", "U.S.", 1.0),
+        ("...", "?!", 0.0),
+        ("?!", "?!", 1.0),
     ],
 )
 def test_exact(response: str, answer: str, reward: float) -> None:
@@ -33,6 +41,8 @@ def test_exact(response: str, answer: str, reward: float) -> None:
         ("about -3e2", "-300", 2.0),
         ("19 or 20", "19", -1.0),
         ("none", "19", -1.0),
+        ("it is 10-12", "12", 2.0),
+        ("8 - -3", "-3", 2.0),
         ("1000000.4", "1000000", 2.0),
         ("1000002", "1000000", -1.0),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 
 from wrpo_ray.errors import DataError
 from wrpo_ray.schema import Prompt, Quadruple, ScoredResponse, SFTExample
-from wrpo_ray.selection import TargetPair, best_source, by_prompt, target_pair
+from wrpo_ray.selection import TargetPair, best_source, by_prompt, has_two_usable, target_pair
 from wrpo_ray.storage import iter_rows, read_rows, write_rows
 
 ROWS_PER_FILE = 50_000
@@ -33,7 +33,7 @@ def select_sft(prompts: Path, scored: Sequence[Path], source_order: Sequence[str
     selected = [prompt for prompt in read_rows(prompts, Prompt) if prompt.split == "sft"]
     best = best_responses(scored, source_order, {prompt.prompt_id for prompt in selected})
     examples = [
-        SFTExample(prompt.prompt_id, prompt.messages, chosen.text, chosen.source, chosen.reward)
+        SFTExample(prompt.prompt_id, prompt.messages, chosen.text, chosen.source, chosen.reward, chosen.finish_reason)
         for prompt in selected
         if (chosen := best.get(prompt.prompt_id)) is not None
     ]
@@ -56,7 +56,10 @@ def fuse(
     best = best_responses(source_scored, source_order, {prompt.prompt_id for prompt in selected})
     pairs: dict[str, TargetPair | None] = {}
     for rows in iter_rows(target_scored, ScoredResponse):
-        pairs.update({prompt_id: target_pair(responses) for prompt_id, responses in by_prompt(rows).items()})
+        groups = by_prompt(rows).items()
+        pairs.update(
+            {prompt_id: target_pair(responses) for prompt_id, responses in groups if has_two_usable(responses)}
+        )
     outcomes = {prompt.prompt_id: _outcome(prompt.prompt_id, best, pairs) for prompt in selected}
     quadruples = [
         _quadruple(prompt, best[prompt.prompt_id], pair)
@@ -71,7 +74,7 @@ def fuse(
         "num_prompts": len(selected),
         "num_quadruples": len(quadruples),
         "num_without_source_response": counts["no_source_response"],
-        "num_without_target_response": counts["no_target_response"],
+        "num_fewer_than_two_target_responses": counts["fewer_than_two_target_responses"],
         "num_target_responses_tie": counts["target_responses_tie"],
         "best_share": best_share((quadruple.source for quadruple in quadruples), source_order),
     }
@@ -88,7 +91,7 @@ def _outcome(prompt_id: str, best: Mapping[str, ScoredResponse], pairs: Mapping[
     if prompt_id not in best:
         return "no_source_response"
     if prompt_id not in pairs:
-        return "no_target_response"
+        return "fewer_than_two_target_responses"
     return "target_responses_tie" if pairs[prompt_id] is None else "quadruple"
 
 
@@ -103,6 +106,9 @@ def _quadruple(prompt: Prompt, source: ScoredResponse, pair: TargetPair) -> Quad
         source_chosen_reward=source.reward,
         target_chosen_reward=pair.chosen.reward,
         rejected_reward=pair.rejected.reward,
+        source_chosen_finish_reason=source.finish_reason,
+        target_chosen_finish_reason=pair.chosen.finish_reason,
+        rejected_finish_reason=pair.rejected.finish_reason,
     )
 
 

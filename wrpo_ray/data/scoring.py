@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from wrpo_ray.config import ResourcesConfig, RewardConfig, VerifierRewardConfig
-from wrpo_ray.data.shards import run_shards, shard_path
+from wrpo_ray.data.shards import drop_other_files, run_shards, shard_path
 from wrpo_ray.schema import Prompt, Response, ScoredResponse
 from wrpo_ray.storage import FileEntry, parquet_entries, read_file, read_rows, write_rows
 
@@ -25,26 +25,24 @@ _VERIFIER_RESOURCES = ResourcesConfig(num_cpus=0.5)
 class ScoringActor:
     """Holds one reward model; turns a file of responses into a file of scored responses."""
 
-    def __init__(self, reward_json: str, prompts: str, folder: str) -> None:
+    def __init__(self, reward_json: str, prompts: str) -> None:
         from wrpo_ray.engines.scorers import load_scorer
 
-        self.folder = Path(folder)
         self.prompts = {prompt.prompt_id: prompt for prompt in read_rows(Path(prompts), Prompt)}
         self.scorer = load_scorer(_REWARD.validate_json(reward_json))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Score the one file that `batch` names and return its number."""
+        """Score the one file that `batch` names and return the file that it wrote."""
         from wrpo_ray.engines.protocol import Answer
 
         item = {name: values[0] for name, values in batch.items()}
-        number = int(item["shard"])
         entry = FileEntry(str(item["path"]), int(item["num_bytes"]), str(item["sha256"]), int(item["num_rows"]))
         responses = read_file(Path(str(item["step"])), entry, Response)
         answers = [Answer(self.prompts[response.prompt_id], response.text) for response in responses]
         rewards = self.scorer.score(answers)
         scored = [_scored(response, reward) for response, reward in zip(responses, rewards, strict=True)]
-        write_rows(shard_path(self.folder, number), scored, ScoredResponse)
-        return {"shard": [number]}
+        write_rows(Path(str(item["target"])), scored, ScoredResponse)
+        return {"target": [str(item["target"])]}
 
     def __del__(self) -> None:
         if hasattr(self, "scorer"):
@@ -54,19 +52,20 @@ class ScoringActor:
 def score(reward: RewardConfig, prompts: Path, responses: Sequence[Path], folder: Path) -> Mapping[str, Any]:
     """Score every response of the finished steps in `responses` into `folder`/data and return the counts."""
     files = [(step, entry) for step in responses for entry in parquet_entries(step)]
+    targets = [shard_path(folder.absolute(), number, entry.sha256) for number, (_, entry) in enumerate(files)]
+    drop_other_files(folder.absolute(), targets)
     items = [
-        {"shard": number, "step": str(step.absolute()), **dataclasses.asdict(entry)}
-        for number, (step, entry) in enumerate(files)
-        if not shard_path(folder, number).exists()
+        {"target": str(target), "step": str(step.absolute()), **dataclasses.asdict(entry)}
+        for target, (step, entry) in zip(targets, files, strict=True)
+        if not target.exists()
     ]
     arguments = {
         "reward_json": reward.model_dump_json(),
         "prompts": str(prompts.absolute()),
-        "folder": str(folder.absolute()),
     }
     resources = _VERIFIER_RESOURCES if isinstance(reward, VerifierRewardConfig) else reward.resources
     run_shards(ScoringActor, arguments, items, resources, f"score {', '.join(step.parent.name for step in responses)}")
-    return _counts(folder, len(files))
+    return _counts(targets)
 
 
 def _scored(response: Response, reward: float) -> ScoredResponse:
@@ -81,12 +80,12 @@ def _scored(response: Response, reward: float) -> ScoredResponse:
     )
 
 
-def _counts(folder: Path, num_shards: int) -> Mapping[str, Any]:
+def _counts(paths: Sequence[Path]) -> Mapping[str, Any]:
     import pyarrow.parquet as pq
 
     rewards: list[float] = []
-    for number in range(num_shards):
-        rewards += pq.read_table(shard_path(folder, number), columns=["reward"])["reward"].to_pylist()
+    for path in paths:
+        rewards += pq.read_table(path, columns=["reward"])["reward"].to_pylist()
     finite = [reward for reward in rewards if math.isfinite(reward)]
     if len(finite) < len(rewards):
         log.warning(

@@ -13,13 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from wrpo_ray.config import ResourcesConfig
+from wrpo_ray.errors import raise_own
+from wrpo_ray.schema import stable_hash
 
 log = logging.getLogger(__name__)
 
 
-def shard_path(folder: Path, number: int) -> Path:
-    """Return the file of one shard."""
-    return folder / "data" / f"shard-{number:06d}.parquet"
+def shard_path(folder: Path, number: int, content: str) -> Path:
+    """Return the file of one shard; `content` names what goes into it, so that another cut never takes its place."""
+    return folder / "data" / f"shard-{number:06d}-{stable_hash('shard', content):016x}.parquet"
+
+
+def drop_other_files(folder: Path, expected: Sequence[Path]) -> None:
+    """Remove files that an earlier attempt with another cut left behind; they are no part of the result."""
+    for path in set((folder / "data").glob("*.parquet")) - set(expected):
+        log.warning("%s was left by an earlier attempt with other shards; removed", path)
+        path.unlink()
 
 
 def run_shards(
@@ -39,14 +48,16 @@ def run_shards(
         return
     import ray
     from ray.data import ActorPoolStrategy, DataContext
+    from ray.exceptions import RayError
 
     # Loading a large model, or waiting for a node, is no progress to Ray Data; it would stop after 30 minutes.
     DataContext.get_current().execution_no_progress_timeout_s = -1
     num_replicas = min(resources.num_replicas, len(items))
-    remote_args: dict[str, Any] = {
-        "num_cpus": resources.num_cpus,
-        "runtime_env": {"env_vars": dict(resources.env_vars)},
-    }
+    env_vars = dict(resources.env_vars)
+    if resources.num_gpus == 0:
+        # Ray no longer hides GPUs from actors that ask for none; an engine would take one that is somebody else's.
+        env_vars["CUDA_VISIBLE_DEVICES"] = ""
+    remote_args: dict[str, Any] = {"num_cpus": resources.num_cpus, "runtime_env": {"env_vars": env_vars}}
     if resources.num_gpus:
         remote_args["num_gpus"] = resources.num_gpus
     if resources.accelerator_type:
@@ -58,5 +69,9 @@ def run_shards(
         compute=ActorPoolStrategy(size=num_replicas, max_tasks_in_flight_per_actor=2),
         **remote_args,
     )
-    finished = dataset.take_all()
+    try:
+        finished = dataset.take_all()
+    except RayError as error:
+        raise_own(error)
+        raise
     log.info("%s: %d shards written by %d replicas", title, len(finished), num_replicas)

@@ -9,7 +9,7 @@ import torch
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import TransformersRewardConfig
-from wrpo_ray.engines.protocol import Answer
+from wrpo_ray.engines.protocol import Answer, encode_fitting
 from wrpo_ray.errors import ModelError
 from wrpo_ray.models import tokenizer_of
 
@@ -50,8 +50,8 @@ class TransformersScorer:
 
     def score(self, answers: Sequence[Answer]) -> list[float]:
         """See engines.protocol.Scorer."""
-        encoded = [self.chat.encode_conversation(answer.prompt.messages, answer.text) for answer in answers]
-        fitting = [number for number, ids in enumerate(encoded) if len(ids) <= self.reward.max_model_len]
+        encoded = encode_fitting(answers, self.chat, self.reward.max_model_len)
+        fitting = list(encoded)
         rewards = [math.nan] * len(answers)
         lengths = [len(encoded[number]) for number in fitting]
         for batch in batches_by_tokens(lengths, self.reward.max_batch_tokens):

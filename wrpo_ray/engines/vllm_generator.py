@@ -7,17 +7,22 @@ The prompt's prefix is computed once: vLLM's prefix cache serves the other K-1 r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import ModelConfig, SamplingConfig
 from wrpo_ray.engines.vllm_engine import start_engine, stop_engine
+from wrpo_ray.errors import DataError
 from wrpo_ray.models import tokenizer_of
 from wrpo_ray.schema import Prompt, Response, stable_hash
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
+
+
+log = logging.getLogger(__name__)
 
 
 def request_seed(run_seed: int, prompt_id: str, identity: str, sample_index: int) -> int:
@@ -38,11 +43,11 @@ class VllmGenerator:
         """See engines.protocol.Generator."""
         from vllm.inputs import TokensPrompt
 
-        encoded = [(prompt, self.chat.encode_prompt(prompt.messages)) for prompt in prompts]
+        encoded = [(prompt, self._encode(prompt)) for prompt in prompts]
         requests = [
             (prompt, ids, index)
             for prompt, ids in encoded
-            if len(ids) <= self.max_prompt_tokens
+            if ids is not None
             for index in range(self.model.sampling.num_samples)
         ]
         if not requests:
@@ -60,6 +65,15 @@ class VllmGenerator:
     def close(self) -> None:
         """See engines.protocol.Generator."""
         stop_engine(self.engine)
+
+    def _encode(self, prompt: Prompt) -> list[int] | None:
+        """Return the prompt's ids, or None when the template refuses it or it leaves no room for an answer."""
+        try:
+            ids = self.chat.encode_prompt(prompt.messages)
+        except DataError as error:
+            log.warning("prompt %s gets no response: %s", prompt.prompt_id, error)
+            return None
+        return ids if len(ids) <= self.max_prompt_tokens else None
 
     def _sampling_params(self, prompt_id: str, sample_index: int) -> SamplingParams:
         seed = request_seed(self.run_seed, prompt_id, self.identity, sample_index)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import VllmRewardConfig
-from wrpo_ray.engines.protocol import Answer
+from wrpo_ray.engines.protocol import Answer, encode_fitting
 from wrpo_ray.engines.vllm_engine import start_engine, stop_engine
 from wrpo_ray.errors import ModelError
 from wrpo_ray.models import tokenizer_of
@@ -32,13 +32,12 @@ class VllmScorer:
         from vllm import PoolingParams
         from vllm.inputs import TokensPrompt
 
-        encoded = [self.chat.encode_conversation(answer.prompt.messages, answer.text) for answer in answers]
-        fitting = [number for number, ids in enumerate(encoded) if len(ids) <= self.reward.engine.max_model_len]
+        fitting = encode_fitting(answers, self.chat, self.reward.engine.max_model_len)
         rewards = [math.nan] * len(answers)
         if not fitting:
             return rewards
         outputs = self.engine.classify(
-            [TokensPrompt(prompt_token_ids=encoded[number]) for number in fitting],
+            [TokensPrompt(prompt_token_ids=ids) for ids in fitting.values()],
             pooling_params=PoolingParams(use_activation=False),
             use_tqdm=False,
         )

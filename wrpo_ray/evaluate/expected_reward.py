@@ -27,22 +27,12 @@ class Estimate:
 
 
 def prompt_means(scored: Path) -> dict[str, dict[str, float]]:
-    """Return the mean finite reward of every prompt, by model, from a finished scoring step of several models.
-
-    Raises DataError when a prompt has no finite reward: leaving it out would favour a model that fails on it.
-    """
+    """Return the mean finite reward of every prompt that has one, by model, from a scoring step of several models."""
     rewards: dict[str, dict[str, list[float]]] = {}
     for rows in iter_rows(scored, ScoredResponse):
         for row in rows:
-            of_prompt = rewards.setdefault(row.source, {}).setdefault(row.prompt_id, [])
             if math.isfinite(row.reward):
-                of_prompt.append(row.reward)
-    for model, of_model in rewards.items():
-        if broken := [prompt_id for prompt_id, values in of_model.items() if not values]:
-            raise DataError(
-                f"{scored}: {model} has no finite reward on {len(broken)} prompts, so the models cannot be compared: "
-                f"{', '.join(broken[:10])}"
-            )
+                rewards.setdefault(row.source, {}).setdefault(row.prompt_id, []).append(row.reward)
     return {
         model: {prompt_id: sum(values) / len(values) for prompt_id, values in of_model.items()}
         for model, of_model in rewards.items()
@@ -58,17 +48,27 @@ def estimate(values: Sequence[float], num_bootstrap: int, seed: int) -> Estimate
     return Estimate(float(data.mean()), float(low), float(high))
 
 
-def compare(scored: Path, names: Sequence[str], num_bootstrap: int, seed: int) -> dict[str, dict[str, Estimate]]:
+@dataclass(frozen=True)
+class Comparison:
+    """Rewards of models on the prompts that all of them have one for, and the number of prompts that this leaves out.
+
+    A prompt that one model fails on counts for none: leaving it out for that model alone would favour it.
+    """
+
+    models: dict[str, dict[str, Estimate]]
+    num_prompts: int
+    num_prompts_left_out: int
+
+
+def compare(scored: Path, names: Sequence[str], num_prompts: int, num_bootstrap: int, seed: int) -> Comparison:
     """Return per model its reward, and its gain over the model before it in `names` on the same prompts.
 
-    scored: a finished scoring step that holds the responses of all models in `names`.
+    scored: a finished scoring step that holds the responses of all models in `names` to `num_prompts` prompts.
     """
     means = prompt_means(scored)
-    if missing := [name for name in names if name not in means]:
-        raise DataError(f"{scored} holds no response of {', '.join(missing)}")
-    shared = sorted(set.intersection(*(set(means[name]) for name in names)))
+    shared = sorted(set.intersection(*(set(means.get(name, {})) for name in names)))
     if not shared:
-        raise DataError(f"the models {', '.join(names)} share no evaluation prompt")
+        raise DataError(f"{scored}: the models {', '.join(names)} have no prompt with a finite reward in common")
     table: dict[str, dict[str, Estimate]] = {}
     for position, name in enumerate(names):
         values = [means[name][prompt_id] for prompt_id in shared]
@@ -77,4 +77,4 @@ def compare(scored: Path, names: Sequence[str], num_bootstrap: int, seed: int) -
             before = means[names[position - 1]]
             gains = [value - before[prompt_id] for value, prompt_id in zip(values, shared, strict=True)]
             table[name]["gain"] = estimate(gains, num_bootstrap, seed)
-    return table
+    return Comparison(table, len(shared), num_prompts - len(shared))

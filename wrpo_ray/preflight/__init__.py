@@ -53,12 +53,14 @@ def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem]]:
         elif files is config.target:
             target_chat = chat
     data: list[Problem] = []
+    sets: list[PromptSet] = []
     for place, section in _prompt_sections(config):
         prompt_set, problems = read_prompts(section, answers_required=config.reward.type == "verifier")
         data.extend(problems or _check_prompt_set(config, place, prompt_set))
+        sets.append(prompt_set)
         if section is config.prompts and not problems and target_chat is not None:
             data.extend(_check_lengths(config, prompt_set.prompts, target_chat))
-    return models, [*data, *_check_evaluation(config)]
+    return models, [*data, *_check_heldout(*sets)]
 
 
 def _model_sections(config: FuseConfig) -> Iterator[tuple[str, ModelFiles]]:
@@ -116,7 +118,7 @@ def _shortest_over(limit: int, prompts: list[Prompt], chat: ChatTokenizer) -> in
         try:
             length = len(chat.encode_prompt(prompt.messages))
         except DataError:
-            # A prompt that the template refuses is left out and counted by the run.
+            # The run leaves such a prompt out and counts it.
             continue
         if length <= limit:
             return None
@@ -124,7 +126,11 @@ def _shortest_over(limit: int, prompts: list[Prompt], chat: ChatTokenizer) -> in
     return shortest
 
 
-def _check_evaluation(config: FuseConfig) -> Iterator[Problem]:
-    if config.evaluation and config.evaluation.prompts.path == config.prompts.path:
-        rule = "these are the training prompts; rewards on them say nothing about new ones"
-        yield Problem("evaluation.prompts.path", config.prompts.path, rule, "name a file of held-out prompts")
+def _check_heldout(training: PromptSet, evaluation: PromptSet | None = None) -> Iterator[Problem]:
+    """Yield a problem when evaluation prompts are training prompts too, under whatever file name."""
+    known = {prompt.prompt_id for prompt in training.prompts}
+    shared = [prompt.prompt_id for prompt in evaluation.prompts if prompt.prompt_id in known] if evaluation else []
+    if evaluation and shared:
+        value = f"{len(shared)} of {len(evaluation.prompts)} prompts, the first prompt_id {shared[0]}"
+        rule = "these are training prompts too; rewards on them say nothing about new ones"
+        yield Problem("evaluation.prompts", value, rule, "take them out of one of the two")

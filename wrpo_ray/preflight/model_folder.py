@@ -22,7 +22,8 @@ from wrpo_ray.prompt_files import shown
 
 _SAFETENSORS_INDEX = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-_REWARD_ARCHITECTURE = re.compile(r"ForSequenceClassification$|ForRewardModel$|RewardModel")
+_REWARD_ARCHITECTURE = re.compile(r"ForSequenceClassification$|RewardModel")
+_VLLM_REWARD_ARCHITECTURE = re.compile(r"ForSequenceClassification$")
 # The labels that transformers assumes when config.json names none.
 _DEFAULT_NUM_LABELS = 2
 
@@ -211,7 +212,9 @@ def check_reward(reward: VllmRewardConfig | TransformersRewardConfig, facts: Mod
     auto_map = facts.config.get("auto_map") or {}
     may_run = reward.type == "transformers" and reward.trust_remote_code
     own_class = may_run and "AutoModelForSequenceClassification" in auto_map
-    if not own_class and not any(_REWARD_ARCHITECTURE.search(name) for name in facts.architectures):
+    # vLLM serves its *ForRewardModel classes per token only, and a reward is one number for the whole answer.
+    accepted = _VLLM_REWARD_ARCHITECTURE if reward.type == "vllm" else _REWARD_ARCHITECTURE
+    if not own_class and not any(accepted.search(name) for name in facts.architectures):
         rule = f"a reward model must be a sequence classifier; this one is {shown(facts.architectures)}"
         yield Problem("reward.path", reward.path, rule, "name a reward model")
         return

@@ -11,6 +11,7 @@ from wrpo_ray.batching import BatchSizes, num_steps_per_epoch
 from wrpo_ray.config import Frozen, ModelFiles, SFTConfig, TrackingConfig, TrainConfig, WRPOConfig
 
 Kind = Literal["sft", "reference", "wrpo"]
+_FREE_FIELDS = {"max_failures", "log_every_steps", "checkpoint_every_steps"}
 
 
 class TrainJob(Frozen):
@@ -50,5 +51,9 @@ class TrainJob(Frozen):
 
     @property
     def ray_train_name(self) -> str:
-        """Name under which Ray Train keeps its state: another job never resumes from this one's checkpoints."""
-        return f"{self.kind}-{hashlib.sha256(self.model_dump_json().encode('utf-8')).hexdigest()[:12]}"
+        """Name under which Ray Train keeps its state: another job never resumes from this one's checkpoints.
+
+        What says nothing about the state (how often to log or save, where metrics go) may change between attempts.
+        """
+        told = self.model_dump_json(exclude={"tracking": True, "train": _FREE_FIELDS})
+        return f"{self.kind}-{hashlib.sha256(told.encode('utf-8')).hexdigest()[:12]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,6 +72,8 @@ def run_reference(config: FuseConfig, model_path: str, quadruples: Path, out: Pa
     chat = ChatTokenizer(tokenizer_of(model))
     rows, counts = tokenise(read_rows(quadruples, Quadruple), QUADRUPLE_RESPONSES, chat, config.wrpo)
     job = prepare(config, "reference", config.wrpo, model, chat, rows, QUADRUPLE_RESPONSES, out)
+    # An attempt with another number of workers names its files otherwise; none of it may stay.
+    shutil.rmtree(out / "data", ignore_errors=True)
     fit_workers(reference_worker, job)
     check_reference(job, [row["prompt_id"] for row in rows])
     return {**dataclasses.asdict(counts), "seconds": round(time.monotonic() - started, 3)}

@@ -21,7 +21,6 @@ import torch.distributed as distributed
 from wrpo_ray.batching import StepPlan, epoch_order, plan_step
 from wrpo_ray.config import WRPOConfig
 from wrpo_ray.schema import stable_hash
-from wrpo_ray.storage import write_json
 from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.metrics import MetricsWriter
 from wrpo_ray.train.model import load_model, save_model
@@ -29,8 +28,6 @@ from wrpo_ray.train.tasks import SFTTask, Task, WRPOTask
 from wrpo_ray.train.tokens import TokenTable, name_some
 
 log = logging.getLogger(__name__)
-
-_PROGRESS_FILE = "progress-rank-{:05d}.json"
 
 
 @dataclass
@@ -188,9 +185,6 @@ def report_checkpoint(worker: Worker, step: int, metrics: dict[str, float | int]
     folder = Path(tempfile.mkdtemp(prefix=f"wrpo-checkpoint-{worker.rank}-"))
     try:
         zero.save_checkpoint(worker.engine, folder)
-        write_json(
-            folder / _PROGRESS_FILE.format(worker.rank), {"step": step, "num_workers": worker.job.train.num_workers}
-        )
         ray.train.report({"step": step, **metrics}, checkpoint=ray.train.Checkpoint.from_directory(str(folder)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

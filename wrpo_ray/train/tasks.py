@@ -11,7 +11,7 @@ import torch
 from wrpo_ray.batching import MicroBatch, PaddedBatch, StepPlan, pad_sequences
 from wrpo_ray.config import WRPOConfig
 from wrpo_ray.logprobs import sequence_logps
-from wrpo_ray.objectives import ObjectiveTerms, SequenceLogps, needs_reference, preference_objective
+from wrpo_ray.objectives import ObjectiveTerms, SequenceLogps, effective_alpha, needs_reference, preference_objective
 from wrpo_ray.schedules import alpha_at
 from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, SFT_RESPONSES, TokenRow, TokenTable
 
@@ -80,7 +80,7 @@ class WRPOTask:
         return len(plan.rows)
 
     def step_metrics(self, step: int, num_steps: int) -> dict[str, float]:
-        return {"alpha": alpha_at(step, num_steps, self.config.alpha)}
+        return {"alpha": effective_alpha(self.config, alpha_at(step, num_steps, self.config.alpha))}
 
     def run(
         self, model: Any, rows: Sequence[TokenRow], micro: MicroBatch, step: int, device: torch.device

@@ -29,10 +29,11 @@ TokenRow = dict[str, Any]
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Rows kept, rows left out for their prompt's length, and responses cut at max_length."""
+    """Rows kept, rows left out for their prompt's length or by the chat template, and responses cut at max_length."""
 
     num_rows: int
     num_rows_too_long_prompt: int
+    num_rows_refused_by_template: int
     num_responses_cut: int
 
 
@@ -44,16 +45,21 @@ def tokenise(
     Raises DataError when no row is left.
     """
     kept: list[TokenRow] = []
+    refused: list[str] = []
     num_cut = 0
     for row in rows:
-        prompt = chat.encode_prompt(row.messages)
+        try:
+            prompt, encoded = _encode(row, responses, chat)
+        except DataError as error:
+            log.warning("prompt %s is left out: %s", row.prompt_id, error)
+            refused.append(row.prompt_id)
+            continue
         if len(prompt) > train.max_prompt_length:
             continue
-        encoded = {name: chat.encode_response(getattr(row, name)) for name in responses}
         cut = {name: cut_response(len(prompt), ids, train.max_length) for name, ids in encoded.items()}
         num_cut += sum(len(cut[name]) < len(encoded[name]) for name in responses)
         kept.append({"prompt_id": row.prompt_id, "prompt": prompt, **cut})
-    counts = TokenCounts(len(kept), len(rows) - len(kept), num_cut)
+    counts = TokenCounts(len(kept), len(rows) - len(kept) - len(refused), len(refused), num_cut)
     log.info(
         "%d rows; %d left out (prompt over %d tokens); %d responses cut at %d tokens with their prompt",
         counts.num_rows, counts.num_rows_too_long_prompt, train.max_prompt_length, num_cut, train.max_length,
@@ -61,6 +67,18 @@ def tokenise(
     if not kept:
         raise DataError(f"none of {len(rows)} rows has a prompt of at most {train.max_prompt_length} tokens")
     return kept, counts
+
+
+def _encode(
+    row: SFTExample | Quadruple, responses: Sequence[str], chat: ChatTokenizer
+) -> tuple[list[int], dict[str, list[int]]]:
+    """Return the ids of the prompt and of each response; a response that was cut when it was drawn has no end token."""
+    reasons = {name: f"{name}_finish_reason" if isinstance(row, Quadruple) else "finish_reason" for name in responses}
+    encoded = {
+        name: chat.encode_response(getattr(row, name), finished=getattr(row, reasons[name]) != "length")
+        for name in responses
+    }
+    return chat.encode_prompt(row.messages), encoded
 
 
 def join_reference(rows: Sequence[TokenRow], reference: Sequence[ReferenceLogps]) -> list[TokenRow]:
