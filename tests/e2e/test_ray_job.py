@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -61,6 +62,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         head.send_signal(signal.SIGTERM)
         head.wait(timeout=60)
         log.close()
+        shutil.rmtree(session, ignore_errors=True)
 
 
 def _wait_for_jobs_api(address: str, environment: dict[str, str], head: subprocess.Popen[bytes]) -> None:

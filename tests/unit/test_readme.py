@@ -20,3 +20,7 @@ def test_every_file_that_the_readme_links_to_exists() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (Path(__file__).parents[2] / link).exists()] == []
+
+
+def test_no_placeholder_is_left() -> None:
+    assert "@@" not in README
