@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from wrpo_ray.config import RayConfig
+from wrpo_ray.config import FuseConfig, RayConfig, VerifierRewardConfig
+from wrpo_ray.errors import ConfigError, Problem, list_problems
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,64 @@ def connected(config: RayConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one section of the config asks for at once: `count` processes, each on one node."""
+
+    place: str
+    count: int
+    num_cpus: float
+    num_gpus: float
+
+
+def demands(config: FuseConfig) -> list[Demand]:
+    """Return what each section asks for; of engines one replica, since a smaller pool only takes longer."""
+    places = [(f"sources.{source.name}.resources", source.resources) for source in config.sources]
+    places.append(("target.resources", config.target.resources))
+    if not isinstance(config.reward, VerifierRewardConfig):
+        places.append(("reward.resources", config.reward.resources))
+    engines = [Demand(place, 1, resources.num_cpus, resources.num_gpus) for place, resources in places]
+    training = [
+        Demand(place, train.num_workers, train.num_cpus_per_worker, train.num_gpus_per_worker)
+        for place, train in (("sft", config.sft), ("wrpo", config.wrpo))
+    ]
+    return [*engines, *training]
+
+
+def unmet(wanted: Sequence[Demand], nodes: Sequence[Mapping[str, float]]) -> list[Problem]:
+    """Return the demands that nodes with these resources can never meet, however long they wait."""
+    problems = []
+    for demand in wanted:
+        places = sum(
+            int(min(_times(node.get("CPU", 0.0), demand.num_cpus), _times(node.get("GPU", 0.0), demand.num_gpus)))
+            for node in nodes
+        )
+        if places < demand.count:
+            value = f"{demand.count} x ({demand.num_cpus:g} CPU, {demand.num_gpus:g} GPU)"
+            rule = f"the cluster has room for {places} such processes"
+            problems.append(Problem(demand.place, value, rule, "ask for less, or use a larger cluster"))
+    return problems
+
+
+def _times(available: float, wanted: float) -> float:
+    return available // wanted if wanted else float(2**31)
+
+
+def require_room(config: FuseConfig) -> None:
+    """Refuse what a local cluster can never hold, and warn about it elsewhere, where nodes may still join.
+
+    Without this a run would wait for ever, since an engine that waits for its node is no failure to Ray.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if problems := unmet(demands(config), nodes):
+        message = list_problems("the cluster is too small", problems)
+        if cluster_address(config.ray) == "local":
+            raise ConfigError(message + "\nhint: ray.num_cpus sets the logical CPUs of a local cluster")
+        log.warning("%s\nthe run waits until nodes join", message)
 
 
 def _shown_resources(resources: Mapping[str, float]) -> str:

@@ -10,10 +10,11 @@ import dataclasses
 import difflib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from wrpo_ray.cluster import connected
+from wrpo_ray.cluster import connected, require_room
 from wrpo_ray.config import (
     FuseConfig,
     ModelConfig,
@@ -270,14 +271,22 @@ class Pipeline:
         if only is not None:
             self._require_inputs(selected[0])
         write_bytes(self.layout.config_path, dump_config(self.config).encode("utf-8"))
-        versions = installed()
-        manifests: dict[str, Manifest] = {}
-        with connected(self.config.ray):
-            for number, step in enumerate(selected, start=1):
-                log.info("[%d/%d] %s", number, len(selected), step.name)
-                manifests[step.name] = execute(step, self.layout, versions)
+        # A run that has nothing left to do needs no cluster to say so.
+        idle = all(complete(step, self.layout) for step in selected)
+        with nullcontext() if idle else connected(self.config.ray):
+            if not idle:
+                require_room(self.config)
+            manifests = self._work(selected)
         if self.config.export.path and "export" in manifests:
             deliver(self._folder(self.step("export")) / "model", Path(self.config.export.path))
+        return manifests
+
+    def _work(self, selected: Sequence[Step]) -> dict[str, Manifest]:
+        versions = installed()
+        manifests: dict[str, Manifest] = {}
+        for number, step in enumerate(selected, start=1):
+            log.info("[%d/%d] %s", number, len(selected), step.name)
+            manifests[step.name] = execute(step, self.layout, versions)
         return manifests
 
     def _require_inputs(self, step: Step) -> None:
