@@ -14,7 +14,7 @@ from pathlib import Path
 from jobs.demo import facts, tiny_models
 from jobs.demo.pretrained import make_smollm2
 
-_VERSION = "3"
+_VERSION = "4"
 _NUM_PROCESSES = 2
 _ELEMENTS_RECIPE = tiny_models.Recipe(num_steps=300, seed=11)
 _VERBS_RECIPE = tiny_models.Recipe(num_steps=300, seed=12)
