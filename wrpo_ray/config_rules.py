@@ -59,7 +59,8 @@ def _names(config: FuseConfig) -> Iterator[Problem]:
             yield Problem("sources[*].path", path, f"the same model is listed {count} times", fix)
 
 
-def _all_model_files(config: FuseConfig) -> Iterator[tuple[str, ModelFiles]]:
+def model_sections(config: FuseConfig) -> Iterator[tuple[str, ModelFiles]]:
+    """Yield every section that names a model, with its place in the config: sources, target, reward model."""
     yield from ((f"sources.{source.name}", source) for source in config.sources)
     yield "target", config.target
     if isinstance(config.reward, ModelFiles):
@@ -67,7 +68,7 @@ def _all_model_files(config: FuseConfig) -> Iterator[tuple[str, ModelFiles]]:
 
 
 def _model_files(config: FuseConfig) -> Iterator[Problem]:
-    for place, files in _all_model_files(config):
+    for place, files in model_sections(config):
         pinned = (
             files.revision is not None and len(files.revision) == 40 and set(files.revision) <= set("0123456789abcdef")
         )
@@ -78,7 +79,7 @@ def _model_files(config: FuseConfig) -> Iterator[Problem]:
 
 
 def _engines(config: FuseConfig) -> Iterator[Problem]:
-    for place, files in _all_model_files(config):
+    for place, files in model_sections(config):
         engine, resources = getattr(files, "engine", None), getattr(files, "resources", None)
         if isinstance(engine, EngineConfig) and isinstance(resources, ResourcesConfig):
             yield from _engine(place, engine, resources)

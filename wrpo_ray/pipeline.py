@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -16,11 +18,11 @@ from typing import Any
 
 from wrpo_ray.cluster import connected, require_room
 from wrpo_ray.config import (
+    EvaluationConfig,
     FuseConfig,
     ModelConfig,
     ModelFiles,
     PromptsConfig,
-    SamplingConfig,
     TrainConfig,
     VllmRewardConfig,
 )
@@ -74,7 +76,7 @@ class Pipeline:
         reference = self._reference(quadruples, sft)
         wrpo = self._wrpo(quadruples, reference, sft)
         if config.evaluation is not None:
-            self._evaluate(config.evaluation.prompts, config.evaluation.sampling, sft, wrpo)
+            self._evaluate(config.evaluation, sft, wrpo)
         self._export(quadruples, wrpo)
 
     def _add(self, step: Step) -> Step:
@@ -203,8 +205,9 @@ class Pipeline:
         identity = self._training_identity(self.config.wrpo)
         return self._add(Step("wrpo", identity, (quadruples, reference, sft), run, scratch=("ray_train",)))
 
-    def _evaluate(self, section: PromptsConfig, sampling: SamplingConfig, sft: Step, wrpo: Step) -> None:
-        prompts = self._prompts("evaluation-prompts", section)
+    def _evaluate(self, evaluation: EvaluationConfig, sft: Step, wrpo: Step) -> None:
+        prompts = self._prompts("evaluation-prompts", evaluation.prompts)
+        sampling, num_bootstrap = evaluation.sampling, evaluation.num_bootstrap
         target = self.config.target.model_copy(update={"sampling": sampling})
         trained = [
             (self._trained(name, step).model_copy(update={"sampling": sampling}), step)
@@ -217,7 +220,6 @@ class Pipeline:
         # One reward model for all three: what is compared is scored by the same process.
         scores = self._score("evaluation-score", prompts, drawn)
         names = [model.name for model, _ in models]
-        num_bootstrap = self.config.evaluation.num_bootstrap if self.config.evaluation else 0
 
         def run(folder: Path) -> Mapping[str, Any]:
             num_prompts = self._summary(prompts)["num_prompts"]
@@ -306,7 +308,4 @@ def resolved(config: FuseConfig) -> FuseConfig:
 
 
 def _digest(value: Any) -> str:
-    import hashlib
-    import json
-
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode("ascii")).hexdigest()

@@ -201,19 +201,9 @@ def _batches(chat: ChatTokenizer, known: Sequence[Question], recipe: Recipe) -> 
 
 
 def _collate(chat: ChatTokenizer, prompts: Sequence[str], answers: Sequence[str]) -> dict[str, torch.Tensor]:
-    import torch
+    from wrpo_ray.batching import pad_sequences
 
-    rows = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        asked = chat.encode_prompt([{"role": "user", "content": prompt}])
-        rows.append((asked, chat.encode_response(answer)))
-    width = max(len(asked) + len(said) for asked, said in rows)
-    ids = torch.full((len(rows), width), chat.pad_token_id)
-    labels = torch.full((len(rows), width), _IGNORED_LABEL)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for number, (asked, said) in enumerate(rows):
-        end = len(asked) + len(said)
-        ids[number, :end] = torch.tensor(asked + said)
-        labels[number, len(asked) : end] = torch.tensor(said)
-        mask[number, :end] = 1
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    asked = [chat.encode_prompt([{"role": "user", "content": prompt}]) for prompt in prompts]
+    batch = pad_sequences(asked, [chat.encode_response(answer) for answer in answers], chat.pad_token_id)
+    labels = batch.input_ids.masked_fill(~batch.response_mask, _IGNORED_LABEL)
+    return {"input_ids": batch.input_ids, "labels": labels, "attention_mask": batch.attention_mask}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig
+from wrpo_ray.config_rules import model_sections
 from wrpo_ray.errors import ConfigError, DataError, Problem, list_problems
 from wrpo_ray.preflight.model_folder import (
     ModelFacts,
@@ -41,7 +42,7 @@ def require_runnable(config: FuseConfig) -> None:
 def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem]]:
     models: list[Problem] = []
     target_chat: ChatTokenizer | None = None
-    for place, files in _model_sections(config):
+    for place, files in model_sections(config):
         found = locate_model(place, files)
         if isinstance(found, Problem):
             models.append(found)
@@ -61,13 +62,6 @@ def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem]]:
         if section is config.prompts and not problems and target_chat is not None:
             data.extend(_check_lengths(config, prompt_set.prompts, target_chat))
     return models, [*data, *_check_heldout(*sets)]
-
-
-def _model_sections(config: FuseConfig) -> Iterator[tuple[str, ModelFiles]]:
-    yield from ((f"sources.{source.name}", source) for source in config.sources)
-    yield "target", config.target
-    if isinstance(config.reward, ModelFiles):
-        yield "reward", config.reward
 
 
 def _prompt_sections(config: FuseConfig) -> Iterator[tuple[str, PromptsConfig]]:
