@@ -29,7 +29,9 @@ class RunConfig(Frozen):
     name: Slug
     """Folder name of the run below `root`."""
     root: str = "runs"
-    """Folder of all runs; every node of the cluster must see it under this path."""
+    """Folder of all runs: a path that every node sees, or s3://bucket/prefix, or gs://bucket/prefix."""
+    lease_timeout_s: NonNegativeFloat = 60.0
+    """A driver without a sign of life for this long has lost the run to the next one; 0 runs without a lease."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seeds sampling, order of training rows and initial states, each through a hash with its own name."""
 
@@ -179,8 +181,10 @@ class TrainConfig(Frozen):
     zero_stage: Literal[0, 1, 2, 3] = 2
     activation_checkpointing: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    checkpoint_every_steps: Annotated[int, Field(ge=0)] = 0
-    """0 saves the final model only."""
+    checkpoint_every_steps: Annotated[int, Field(ge=0)] = 50
+    """Optimizer steps that a crash may cost; 0 saves the final model only."""
+    keep_checkpoints: PositiveInt = 2
+    """The newest so many checkpoints stay while training runs; all go once its result is stored."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Worker failures after which training gives up instead of restarting from its last checkpoint."""
     log_every_steps: PositiveInt = 1
@@ -230,6 +234,50 @@ class EvaluationConfig(Frozen):
     """Resamples of the prompts behind the 95 % confidence intervals."""
 
 
+class FaultsConfig(Frozen):
+    """How often and how long is tried before something counts as broken."""
+
+    engine_start_attempts: PositiveInt = 3
+    """Starts of an engine in a row that may fail before its model counts as unusable."""
+    engine_start_timeout_s: PositiveFloat = 1800.0
+    """Loading and compiling of a model may take this long."""
+    stall_timeout_s: PositiveFloat = 600.0
+    """An engine that works but finishes no step for this long is taken for hung and replaced."""
+    no_progress_timeout_s: PositiveFloat = 7200.0
+    """Ray Data stops a step in which no shard ends for this long; nodes that are slow to come count too."""
+    max_replica_restarts: PositiveInt = 100
+    """Restarts of one replica's actor (lost nodes, kills); without a bound a broken node would be tried for ever."""
+
+
+class RowsConfig(Frozen):
+    """What becomes of a row that cannot be used as it is, by its code.
+
+    keep: used like any other. drop: left out, counted and listed. quarantine: the same, and counts against the budget.
+    Rows that crash or hang an engine are always set aside; target responses of equal reward never make a pair.
+    """
+
+    prompt_too_long: Literal["drop", "quarantine"] = "drop"
+    """A prompt that leaves no room for max_tokens in a model's context."""
+    prompt_template_refused: Literal["drop", "quarantine"] = "drop"
+    """A prompt that a model's chat template raises an error for."""
+    answer_too_long: Literal["drop", "quarantine"] = "drop"
+    """A prompt with its response that the reward model cannot hold."""
+    reward_not_finite: Literal["drop", "quarantine"] = "quarantine"
+    response_empty: Literal["keep", "drop", "quarantine"] = "drop"
+    """A response without text, or of white space alone."""
+    response_special_tokens_only: Literal["keep", "drop", "quarantine"] = "drop"
+    response_cut: Literal["keep", "drop", "quarantine"] = "keep"
+    """A response that was cut at max_tokens."""
+    responses_identical: Literal["keep", "drop", "quarantine"] = "keep"
+    """All responses of all sources to one prompt are the same text."""
+    max_fraction: Fraction = 0.05
+    """The budget: share of a step's rows that may be set aside before the run stops with exit code 4."""
+    max_rows: Annotated[int, Field(ge=0)] | None = None
+    """The same as a number of rows; the smaller of the two holds."""
+    max_reward_not_finite_fraction: Fraction = 0.5
+    """Share of a step's rewards that may be not finite before the reward model counts as broken (exit code 8)."""
+
+
 class TrackingConfig(Frozen):
     """Where training metrics go besides metrics.jsonl."""
 
@@ -268,7 +316,11 @@ class FuseConfig(Frozen):
     reward: RewardConfig
     sft: SFTConfig
     wrpo: WRPOConfig
+    min_sources: PositiveInt | None = None
+    """The run goes on without a source that cannot be used while so many are left; none needs all of them."""
     evaluation: EvaluationConfig | None = None
+    rows: RowsConfig = RowsConfig()
+    faults: FaultsConfig = FaultsConfig()
     tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
     export: ExportConfig = ExportConfig()

@@ -1,7 +1,8 @@
-"""Errors that a user can act on, each with its exit code.
+"""Errors that a user can act on, each with its code and its exit code.
 
-Each class takes one string, so it survives pickling on the way back from a Ray worker. Exit codes: 0 done, 2 bad
-configuration, 3 bad input data, 8 a model that cannot be used.
+Exit codes: 0 done, 2 bad configuration, 3 bad input data, 4 too many rows set aside, 5 the run is held by another
+driver, 6 storage cannot be used or holds something else than was written, 7 interrupted, 8 a model that cannot be
+used, 70 a bug of this package.
 """
 
 from __future__ import annotations
@@ -11,27 +12,69 @@ from dataclasses import dataclass
 
 
 class WrpoError(Exception):
-    """Base of every error whose message is meant for the user."""
+    """Base of every error whose message is meant for the user.
 
-    exit_code = 1
+    code: as `wrpo-ray explain CODE` knows it. help: what to do next. Both survive pickling on the way from a worker.
+    """
+
+    exit_code = 70
+    default_code = "WRPO-B001"
+
+    def __init__(self, message: str, code: str | None = None, help: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.code, self.help = message, code or self.default_code, help
+
+    def __reduce__(self) -> tuple[type[WrpoError], tuple[str, str, str | None]]:
+        return type(self), (self.message, self.code, self.help)
 
 
 class ConfigError(WrpoError, ValueError):
     """The configuration cannot be run."""
 
     exit_code = 2
+    default_code = "WRPO-C001"
 
 
 class DataError(WrpoError, ValueError):
-    """Input data or stored data breaks a rule."""
+    """Input data breaks a rule."""
 
     exit_code = 3
+    default_code = "WRPO-D001"
+
+
+class QuarantineError(WrpoError):
+    """More rows were set aside than the budget allows."""
+
+    exit_code = 4
+    default_code = "WRPO-Q001"
+
+
+class LeaseError(WrpoError):
+    """Another driver holds the run."""
+
+    exit_code = 5
+    default_code = "WRPO-L001"
+
+
+class StorageError(WrpoError):
+    """Storage cannot be used, or holds something else than what was written."""
+
+    exit_code = 6
+    default_code = "WRPO-S001"
+
+
+class InterruptedRunError(WrpoError):
+    """The run was told to stop; the same command goes on where it stopped."""
+
+    exit_code = 7
+    default_code = "WRPO-I001"
 
 
 class ModelError(WrpoError, ValueError):
     """A model, tokenizer or reward model cannot do what its place in the run asks of it."""
 
     exit_code = 8
+    default_code = "WRPO-M001"
 
 
 @dataclass(frozen=True)

@@ -13,25 +13,35 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from wrpo_ray.storage import Manifest, RunLayout, describe_files, read_manifest, write_manifest
+from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.manifest import FileEntry, Manifest, RunLayout, create_manifest, read_manifest
 
 log = logging.getLogger(__name__)
 
 # Raise it when a change of the code changes results: what older code made is then made again.
-_RESULT_VERSION = 1
+_RESULT_VERSION = 2
 
-StepFunction = Callable[[Path], Mapping[str, Any]]
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step made: the files that its manifest lists, and the counts to report."""
+
+    files: tuple[FileEntry, ...]
+    summary: Mapping[str, Any]
+
+
+StepFunction = Callable[[Location], StepResult]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: `run(folder)` writes into the folder and returns the counts to report.
+    """One step: `run(folder)` writes into the folder and returns what it made.
 
     identity: JSON values that, with the inputs' fingerprints, decide the result.
-    scratch: names below the folder that are working state, not results (training checkpoints, say).
+    scratch: folders below the step's own that hold working state (training checkpoints, say), gone once it is complete.
+    source: name of the source model whose step this is, if it is one's: a run may go on without it (min_sources).
     """
 
     name: str
@@ -39,6 +49,7 @@ class Step:
     inputs: tuple[Step, ...]
     run: StepFunction
     scratch: tuple[str, ...] = field(default=())
+    source: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -47,7 +58,7 @@ class Step:
         text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
-    def folder(self, layout: RunLayout) -> Path:
+    def folder(self, layout: RunLayout) -> Location:
         return layout.step_folder(self.name, self.fingerprint)
 
 
@@ -56,31 +67,41 @@ def complete(step: Step, layout: RunLayout) -> bool:
     return read_manifest(step.folder(layout)) is not None
 
 
-def execute(step: Step, layout: RunLayout, versions: Mapping[str, str]) -> Manifest:
-    """Return the step's manifest, running the step first unless it is complete."""
+def execute(
+    step: Step, layout: RunLayout, versions: Mapping[str, str], still_ours: Callable[[], None] = lambda: None
+) -> Manifest:
+    """Return the step's manifest, running the step first unless it is complete.
+
+    still_ours: raises when this driver has lost the run; called before the step is marked as complete.
+    """
     folder = step.folder(layout)
     done = read_manifest(folder)
     if done is not None:
         log.info("%s: complete already (%s)", step.name, folder)
+        _clear_scratch(step, folder)
         return done
-    folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    summary = step.run(folder)
-    manifest = Manifest(
-        step=step.name,
-        fingerprint=step.fingerprint,
-        identity=step.identity,
-        inputs={given.name: given.fingerprint for given in step.inputs},
-        files=describe_files(folder, _result_files(folder, step.scratch)),
-        summary=summary,
-        versions=versions,
-        seconds=round(time.monotonic() - started, 3),
+    result = step.run(folder)
+    still_ours()
+    manifest = create_manifest(
+        folder,
+        Manifest(
+            step=step.name,
+            fingerprint=step.fingerprint,
+            identity=step.identity,
+            inputs={given.name: given.fingerprint for given in step.inputs},
+            files=tuple(sorted(result.files, key=lambda entry: entry.path)),
+            summary=result.summary,
+            versions=versions,
+            seconds=round(time.monotonic() - started, 3),
+        ),
     )
-    write_manifest(folder, manifest)
+    _clear_scratch(step, folder)
     log.info("%s: done in %.1f s", step.name, manifest.seconds)
     return manifest
 
 
-def _result_files(folder: Path, scratch: tuple[str, ...]) -> list[Path]:
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    return [path for path in files if path.relative_to(folder).parts[0] not in scratch]
+def _clear_scratch(step: Step, folder: Location) -> None:
+    """A crash between manifest and clearing leaves working state behind, so this is tried on every later run too."""
+    for name in step.scratch:
+        (folder / name).delete_folder()

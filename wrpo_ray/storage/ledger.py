@@ -1,0 +1,212 @@
+"""Shards of a step: planned once, each committed once, all accounted for before the step is called done.
+
+<step folder>/plan.json                     how the work is cut; the first one that was written holds
+<step folder>/data/<shard>-<sha256>.parquet   what an attempt wrote; named by its content
+<step folder>/commits/<shard>.json          the attempt that counts: created once, names the file, its hash and rows
+<step folder>/quarantine/<code>.jsonl       rows that were set aside, written when the step ends
+
+A crash leaves at most files that no commit names; they are removed when the step ends. Two drivers at once cost time
+and never double a row: `Store.create` lets one attempt per shard win, the other one's file is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from wrpo_ray.errors import StorageError, WrpoError
+from wrpo_ray.schema import stable_hash
+from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.manifest import FileEntry
+from wrpo_ray.storage.tables import parquet_bytes
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of a step's work; `items` are the keys of the rows that it must account for."""
+
+    number: int
+    items: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Follows from number and items, so that another cut never takes this one's place."""
+        return f"shard-{self.number:06d}-{stable_hash('shard', *self.items):016x}"
+
+
+@dataclass(frozen=True)
+class QuarantinedRow:
+    """One row that has no result: which, why, how often it was tried, and the last error (never its text)."""
+
+    item: str
+    code: str
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The attempt of a shard that counts. `counts` are numbers that the step adds up for its report."""
+
+    shard: str
+    file: FileEntry
+    num_items: int
+    quarantined: tuple[QuarantinedRow, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def planned(folder: Location, items: Sequence[str], items_per_shard: int) -> list[Shard]:
+    """Return the shards of a step; once work has begun they stay as they were cut, whatever `items_per_shard` says.
+
+    Raises StorageError when the stored plan is for other items.
+    """
+    digest = items_digest(items)
+    place = folder / "plan.json"
+    plan = {"num_items": len(items), "items_per_shard": items_per_shard, "items_sha256": digest}
+    if not place.create_json(plan):
+        plan = place.read_json()
+        if plan["items_sha256"] != digest:
+            raise StorageError(
+                f"{place} plans {plan['num_items']} other items than the {len(items)} of this run", code="WRPO-S018"
+            )
+    size = plan["items_per_shard"]
+    return [Shard(number, tuple(items[start : start + size])) for number, start in enumerate(range(0, len(items), size))]
+
+
+def items_digest(items: Iterable[str]) -> str:
+    """Return one hash over the set of `items`, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(items)).encode("utf-8")).hexdigest()
+
+
+def committed(folder: Location) -> set[str]:
+    """Return the names of all shards that have a commit, in one listing."""
+    return {place.name.removesuffix(".json") for place in (folder / "commits").walk() if place.name.endswith(".json")}
+
+
+def pending(folder: Location, shards: Sequence[Shard]) -> list[Shard]:
+    """Return the shards that nobody has committed yet."""
+    done = committed(folder)
+    return [shard for shard in shards if shard.name not in done]
+
+
+def commit(
+    folder: Location,
+    shard: Shard,
+    table: pa.Table,
+    items: Iterable[str],
+    quarantined: Sequence[QuarantinedRow] = (),
+    counts: Mapping[str, int] | None = None,
+) -> Commit:
+    """Store the result of a shard and return the commit that counts, which may be another writer's.
+
+    table: rows of the result. items: the keys that these rows are results of.
+    Raises WrpoError when rows and quarantine together are not exactly the shard's items.
+    """
+    set_aside = [row.item for row in quarantined]
+    _require_conserved(shard, set(items), set_aside)
+    content = parquet_bytes(table)
+    digest = hashlib.sha256(content).hexdigest()
+    entry = FileEntry(f"data/{shard.name}-{digest[:16]}.parquet", len(content), digest, table.num_rows)
+    (folder / entry.path).write_bytes(content)
+    own = Commit(shard.name, entry, len(shard.items), tuple(quarantined), dict(counts or {}))
+    if (folder / "commits" / f"{shard.name}.json").create_json(dataclasses.asdict(own)):
+        return own
+    first = read_commit(folder, shard.name)
+    if first.file.path != entry.path:
+        (folder / entry.path).delete()
+    return first
+
+
+def _require_conserved(shard: Shard, done: set[str], set_aside: Sequence[str]) -> None:
+    expected = set(shard.items)
+    both = done & set(set_aside)
+    if done | set(set_aside) != expected or both or len(set_aside) != len(set(set_aside)):
+        missing, strange = sorted(expected - done - set(set_aside)), sorted((done | set(set_aside)) - expected)
+        raise WrpoError(
+            f"{shard.name}: {len(missing)} of {len(expected)} rows have no outcome ({', '.join(missing[:3])}), "
+            f"{len(strange)} are not its own ({', '.join(strange[:3])}), {len(both)} have two",
+            code="WRPO-B002",
+        )
+
+
+def read_commit(folder: Location, shard_name: str) -> Commit:
+    """Return the commit of a shard; raises FileNotFoundError when there is none, StorageError when it is broken."""
+    place = folder / "commits" / f"{shard_name}.json"
+    raw = place.read_json()
+    try:
+        return Commit(
+            shard=raw["shard"],
+            file=FileEntry(**raw["file"]),
+            num_items=raw["num_items"],
+            quarantined=tuple(QuarantinedRow(**row) for row in raw["quarantined"]),
+            counts=raw["counts"],
+        )
+    except (TypeError, KeyError) as error:
+        raise StorageError(f"{place} is not a commit of this version: {error}", code="WRPO-S019") from error
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What all shards of a step came to."""
+
+    files: tuple[FileEntry, ...]
+    quarantined: tuple[QuarantinedRow, ...]
+    counts: Mapping[str, int]
+
+
+def finish(folder: Location, shards: Sequence[Shard]) -> Finished:
+    """Check that every shard is committed and its file is there, drop what no commit names, write the quarantine.
+
+    Raises StorageError when a shard has no commit or a file is not there in its size.
+    """
+    commits = [_whole(folder, shard) for shard in shards]
+    quarantined = tuple(row for entry in commits for row in entry.quarantined)
+    files = [*(entry.file for entry in commits), *_write_quarantine(folder, quarantined)]
+    named = {entry.path for entry in files}
+    for place in [*(folder / "data").walk(), *(folder / "quarantine").walk()]:
+        if place.relative_to(folder) not in named:
+            place.delete()
+    counts: Counter[str] = Counter()
+    for entry in commits:
+        counts.update(entry.counts)
+    return Finished(tuple(files), quarantined, dict(sorted(counts.items())))
+
+
+def _whole(folder: Location, shard: Shard) -> Commit:
+    try:
+        entry = read_commit(folder, shard.name)
+    except FileNotFoundError as error:
+        raise StorageError(f"{folder}: {shard.name} has no commit", code="WRPO-S020") from error
+    found = (folder / entry.file.path).stat()
+    if found is None or found.num_bytes != entry.file.num_bytes or entry.num_items != len(shard.items):
+        size = "missing" if found is None else f"{found.num_bytes} bytes"
+        raise StorageError(
+            f"{folder / entry.file.path} is {size}, its commit says {entry.file.num_bytes} bytes for"
+            f" {entry.num_items} items of {len(shard.items)}", code="WRPO-S020", help="wrpo-ray inspect RUN --repair",
+        )  # fmt: skip
+    return entry
+
+
+def _write_quarantine(folder: Location, rows: Sequence[QuarantinedRow]) -> list[FileEntry]:
+    by_code: defaultdict[str, list[QuarantinedRow]] = defaultdict(list)
+    for row in rows:
+        by_code[row.code].append(row)
+    files = []
+    for code, group in sorted(by_code.items()):
+        lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in sorted(group, key=_item)]
+        content = ("\n".join(lines) + "\n").encode("utf-8")
+        path = f"quarantine/{code}.jsonl"
+        (folder / path).write_bytes(content)
+        files.append(FileEntry(path, len(content), hashlib.sha256(content).hexdigest(), None))
+    return files
+
+
+def _item(row: QuarantinedRow) -> str:
+    return row.item

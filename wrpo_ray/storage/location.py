@@ -1,0 +1,114 @@
+"""A place in a store, used like a path: locate("s3://bucket/runs") / "demo" / "manifest.json"."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wrpo_ray.errors import StorageError
+from wrpo_ray.storage.stores import LocalStore, Stat, Store, Stored
+
+
+@dataclass(frozen=True)
+class Location:
+    """One key of one store, or all keys below it. `str` gives what `locate` parses; it travels to workers as it is."""
+
+    store: Store
+    key: str
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.store, f"{self.key}/{name}" if self.key else name)
+
+    def __str__(self) -> str:
+        return self.store.uri(self.key)
+
+    @property
+    def name(self) -> str:
+        return self.key.rsplit("/", 1)[-1]
+
+    @property
+    def local_path(self) -> Path | None:
+        """The path on this machine, or None when this is no file system."""
+        return Path(self.key) if isinstance(self.store, LocalStore) else None
+
+    def relative_to(self, folder: Location) -> str:
+        """Return the path of this below `folder`, with slashes."""
+        if not self.key.startswith(f"{folder.key}/"):
+            raise ValueError(f"{self} is not below {folder}")
+        return self.key[len(folder.key) + 1 :]
+
+    def read_bytes(self) -> bytes:
+        """See Store.read."""
+        return self.store.read(self.key)
+
+    def read_json(self) -> Any:
+        """Return the parsed JSON; raises FileNotFoundError, and StorageError when it cannot be parsed."""
+        content = self.read_bytes()
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise StorageError(
+                f"{self} is not the JSON that was written: {error}", code="WRPO-S010", help="wrpo-ray inspect RUN"
+            ) from error
+
+    def write_bytes(self, content: bytes) -> None:
+        """See Store.write."""
+        self.store.write(self.key, content)
+
+    def write_json(self, value: Any) -> None:
+        """Write `value` as indented JSON, whole or not at all, in place of an older one."""
+        self.write_bytes(json_bytes(value))
+
+    def create_json(self, value: Any) -> bool:
+        """Write `value` as indented JSON unless something is there; see Store.create."""
+        return self.store.create(self.key, json_bytes(value))
+
+    def stat(self) -> Stat | None:
+        """See Store.stat."""
+        return self.store.stat(self.key)
+
+    def exists(self) -> bool:
+        """Tell whether an object has this very key."""
+        return self.stat() is not None
+
+    def walk(self) -> list[Location]:
+        """Return everything below this, at any depth, sorted."""
+        return [Location(self.store, key) for key in self.store.list(self.key)]
+
+    def delete(self) -> None:
+        """See Store.delete."""
+        self.store.delete(self.key)
+
+    def delete_folder(self) -> None:
+        """See Store.delete_folder."""
+        self.store.delete_folder(self.key)
+
+    def upload(self, source: Path) -> Stored:
+        """See Store.upload."""
+        return self.store.upload(source, self.key)
+
+    def download(self, destination: Path) -> None:
+        """See Store.download."""
+        self.store.download(self.key, destination)
+
+    def now(self) -> float:
+        """See Store.now; this is the folder of the probe."""
+        return self.store.now(self.key)
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return `value` as indented JSON in UTF-8; NaN is refused."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+
+
+def locate(text: str | Path) -> Location:
+    """Return the location that a path or a URI (s3://bucket/key, gs://bucket/key) names."""
+    if str(text).startswith(("s3://", "gs://")):
+        from wrpo_ray.storage.objects import object_store
+
+        scheme, _, rest = str(text).partition("://")
+        bucket, _, key = rest.partition("/")
+        return Location(object_store(f"{scheme}://{bucket}"), key.strip("/"))
+    return Location(LocalStore(), str(Path(text).absolute()))

@@ -1,0 +1,104 @@
+"""What a finished step made: a manifest that is written last and once, and by which everybody reads.
+
+<root>/<run>/<step>/<fingerprint>/...               everything that one step wrote
+<root>/<run>/<step>/<fingerprint>/manifest.json     it exists exactly when the step is complete
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wrpo_ray.errors import StorageError
+from wrpo_ray.storage.location import Location
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a step: path below the step's folder, size in bytes, SHA-256, and rows when it is Parquet."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+    num_rows: int | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished step made, from what, and the counts that it reports."""
+
+    step: str
+    fingerprint: str
+    identity: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    files: tuple[FileEntry, ...]
+    summary: Mapping[str, Any]
+    versions: Mapping[str, str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The one place that knows where things of a run lie."""
+
+    folder: Location
+
+    @property
+    def leases(self) -> Location:
+        """One record per driver that ever held the run, and its heartbeat."""
+        return self.folder / "lease"
+
+    @property
+    def submissions(self) -> Location:
+        """One record per start of the run: resolved config, steps, fingerprints."""
+        return self.folder / "submissions"
+
+    @property
+    def broken_sources(self) -> Location:
+        """One record per source that the run goes on without."""
+        return self.folder / "broken_sources"
+
+    def step_folder(self, step: str, fingerprint: str) -> Location:
+        return self.folder / step / fingerprint
+
+
+def create_manifest(folder: Location, manifest: Manifest) -> Manifest:
+    """Mark the step in `folder` as complete and return the manifest that holds: the first one that was written."""
+    if (folder / MANIFEST).create_json(dataclasses.asdict(manifest)):
+        return manifest
+    first = read_manifest(folder)
+    if first is None:
+        raise StorageError(f"{folder / MANIFEST} was removed while it was written", code="WRPO-S011")
+    return first
+
+
+def read_manifest(folder: Location) -> Manifest | None:
+    """Return the manifest of a step's folder, or None when the step is not complete.
+
+    Raises StorageError when the manifest is not one.
+    """
+    try:
+        raw = (folder / MANIFEST).read_json()
+    except FileNotFoundError:
+        return None
+    try:
+        return Manifest(**{**raw, "files": tuple(FileEntry(**entry) for entry in raw["files"])})
+    except (TypeError, KeyError) as error:
+        raise StorageError(
+            f"{folder / MANIFEST} is not a manifest of this version: {error}", code="WRPO-S011",
+            help="wrpo-ray inspect RUN --repair removes the step, so that it is made again",
+        ) from error  # fmt: skip
+
+
+def require_manifest(folder: Location) -> Manifest:
+    """Return the manifest of a finished step; raises StorageError when the step is not complete."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StorageError(
+            f"{folder} has no {MANIFEST}: the step that writes it is not complete", code="WRPO-S012", help="run it first"
+        )
+    return manifest
