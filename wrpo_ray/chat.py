@@ -42,7 +42,8 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not tokenizer.chat_template:
-            raise ModelError(f"the tokenizer of {tokenizer.name_or_path} has no chat template; set `chat_template`")
+            rule = f"the tokenizer of {tokenizer.name_or_path} has no chat template"
+            raise ModelError(rule, code="WRPO-M004", help="set `chat_template` of the model")
         self.tokenizer = tokenizer
         special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         template = str(tokenizer.chat_template)
@@ -77,7 +78,8 @@ class ChatTokenizer:
         """
         ids = [index for piece in _cut(text, self._response_markers) for index in self._ids(piece)]
         if found := [index for index in ids if index in self._special_ids]:
-            raise DataError(f"a response of {len(text)} characters still becomes control tokens {found[:5]}")
+            rule = f"a response of {len(text)} characters still becomes control tokens {found[:5]}"
+            raise DataError(rule, code="WRPO-D020")
         return [*ids, self.end_token_id] if finished else ids
 
     def _encode(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
@@ -91,9 +93,11 @@ class ChatTokenizer:
         ids = [index for piece in pieces for index in self._ids(piece)]
         found = tuple(index for index in ids if index in self._control_ids)
         if found != skeleton.control_ids:
+            name, expected = self.tokenizer.name_or_path, len(skeleton.control_ids)
             raise DataError(
                 f"the text of a conversation ({len(text)} characters) changes the control tokens that the chat "
-                f"template of {self.tokenizer.name_or_path} brings: {len(found)} instead of {len(skeleton.control_ids)}"
+                f"template of {name} brings: {len(found)} instead of {expected}",
+                code="WRPO-D020",
             )
         return ids
 
@@ -104,8 +108,9 @@ class ChatTokenizer:
                 return _pieces(skeleton, [_cut(content, self._prompt_markers) for content in variant])
         raise DataError(
             "a prompt holds text that looks like a control token, and the chat template of "
-            f"{self.tokenizer.name_or_path} rewrites its contents, so the two cannot be told apart; "
-            "remove that text from the prompt"
+            f"{self.tokenizer.name_or_path} rewrites its contents, so the two cannot be told apart",
+            code="WRPO-D020",
+            help="remove that text from the prompt",
         )
 
     def _skeleton(self, roles: tuple[str, ...], add_generation_prompt: bool) -> _Skeleton:
@@ -119,16 +124,28 @@ class ChatTokenizer:
         return self._skeletons[key]
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        from jinja2 import TemplateError
-
         try:
-            rendered = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except TemplateError as error:
+            return self._apply(messages, add_generation_prompt)
+        except _template_errors() as error:
             roles = [message["role"] for message in messages]
-            raise DataError(f"the chat template of {self.tokenizer.name_or_path} refuses {roles}: {error}") from error
+            reason = self._refusal(roles, add_generation_prompt)
+            rule = f"the chat template of {self.tokenizer.name_or_path} refuses {roles}: {reason}"
+            raise DataError(rule, code="WRPO-D021", help="correct the template, or leave such prompts out") from error
+
+    def _apply(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+        turns = [dict(message) for message in messages]
+        rendered = self.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
         return str(rendered)
+
+    def _refusal(self, roles: Sequence[str], add_generation_prompt: bool) -> str:
+        """Return why the template refuses these roles, in its words for other contents: its own may quote a prompt."""
+        try:
+            self._apply([{"role": role, "content": "..."} for role in roles], add_generation_prompt)
+        except _template_errors() as error:
+            return f"{type(error).__name__}: {error}"
+        return "because of what a message holds"
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
@@ -146,13 +163,21 @@ class ChatTokenizer:
         eos: Any = self.tokenizer.eos_token_id
         if eos is None:
             name = self.tokenizer.name_or_path
-            raise ModelError(f"{name}: neither its chat template nor an EOS token ends an answer")
+            raise ModelError(f"{name}: neither its chat template nor an EOS token ends an answer", code="WRPO-M015")
         return int(eos)
 
     def _refuse_double_bos(self) -> None:
         bos = self.tokenizer.bos_token_id
         if bos is not None and self._skeleton(("user",), True).control_ids[:2] == (bos, bos):
-            raise ModelError(f"the chat template of {self.tokenizer.name_or_path} begins with two BOS tokens")
+            rule = f"the chat template of {self.tokenizer.name_or_path} begins with two BOS tokens"
+            raise ModelError(rule, code="WRPO-M015", help="take one of them out of the template")
+
+
+def _template_errors() -> tuple[type[Exception], ...]:
+    """Return what rendering a template may raise: Jinja's own errors, and Python's from the expressions in it."""
+    from jinja2 import TemplateError
+
+    return TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError
 
 
 def _any_of(tokens: dict[str, int]) -> re.Pattern[str]:
@@ -169,7 +194,8 @@ def _cut(text: str, markers: re.Pattern[str]) -> list[str]:
     pieces, start, position = [], 0, 0
     while match := markers.search(text, position):
         if match.end() - match.start() < 2:
-            raise DataError(f"the text holds the one-character control token U+{ord(match[0]):04X}; remove it")
+            rule = f"the text holds the one-character control token U+{ord(match[0]):04X}"
+            raise DataError(rule, code="WRPO-D020", help="remove it from the text")
         position = match.start() + 1
         pieces.append(text[start:position])
         start = position

@@ -80,7 +80,7 @@ def unmet(wanted: Sequence[Demand], nodes: Sequence[Mapping[str, float]]) -> lis
         if places < demand.count:
             value = f"{demand.count} x ({demand.num_cpus:g} CPU, {demand.num_gpus:g} GPU)"
             rule = f"the cluster has room for {places} such processes"
-            problems.append(Problem(demand.place, value, rule, "ask for less, or use a larger cluster"))
+            problems.append(Problem(demand.place, value, rule, "ask for less, or use a larger cluster", "WRPO-C028"))
     return problems
 
 
@@ -97,10 +97,10 @@ def require_room(config: FuseConfig) -> None:
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if problems := unmet(demands(config), nodes):
-        message = list_problems("the cluster is too small", problems)
+        title = "the cluster is too small"
         if cluster_address(config.ray) == "local":
-            raise ConfigError(message + "\nhint: ray.num_cpus sets the logical CPUs of a local cluster")
-        log.warning("%s\nthe run waits until nodes join", message)
+            raise ConfigError.of(title, problems, help="ray.num_cpus sets the logical CPUs of a local cluster")
+        log.warning("%s\nthe run waits until nodes join", list_problems(title, problems))
 
 
 def _shown_resources(resources: Mapping[str, float]) -> str:

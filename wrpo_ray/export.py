@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,64 +12,84 @@ from wrpo_ray.config import FuseConfig
 from wrpo_ray.data.exporters import to_trl_preference, to_wrpo_release
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.model_card import dataset_card, model_card
-from wrpo_ray.models import load_tokenizer
+from wrpo_ray.models import load_tokenizer, local_model
 from wrpo_ray.schema import Quadruple
-from wrpo_ray.storage import read_rows, write_bytes, write_json, write_table
+from wrpo_ray.storage.location import Location, json_bytes, locate
+from wrpo_ray.storage.manifest import FileEntry
+from wrpo_ray.storage.tables import read_rows, write_file, write_table
+
+_GENERATION_CONFIG, _CARD = "generation_config.json", "README.md"
 
 
-def export_model(config: FuseConfig, model: Path, summaries: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
-    """Write the Hugging Face folder of the fused model: weights, tokenizer, chat template, generation config, card."""
-    for path in sorted(path for path in model.rglob("*") if path.is_file()):
-        link_or_copy(path, folder / path.relative_to(model))
-    _complete_generation_config(config, folder)
-    write_bytes(folder / "README.md", model_card(config, summaries).encode("utf-8"))
+def export_model(
+    config: FuseConfig, model: Location, summaries: Mapping[str, Mapping[str, Any]], folder: Location
+) -> list[FileEntry]:
+    """Write the Hugging Face folder model/ of the fused model below `folder`, and return its files.
+
+    Weights, tokenizer and chat template as trained; generation config and card are completed.
+    """
+    source = Path(local_model(str(model)))
+    own = {
+        _GENERATION_CONFIG: _complete_generation_config(config, source),
+        _CARD: model_card(config, summaries).encode("utf-8"),
+    }
+    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+    files = [_stored(folder, f"model/{name}", source / name) for name in names if name not in own]
+    return files + [write_file(folder, f"model/{name}", content) for name, content in own.items()]
 
 
-def export_datasets(config: FuseConfig, quadruples: Path, folder: Path) -> dict[str, int]:
-    """Write the quadruples as TRL preference data and in the paper's row format; return the counts."""
+def export_datasets(config: FuseConfig, quadruples: Location, folder: Location) -> tuple[list[FileEntry], dict[str, int]]:
+    """Write the quadruples below datasets/ as TRL preference data and in the paper's row format.
+
+    Returns the files and the counts.
+    """
     rows = read_rows(quadruples, Quadruple)
     preference = to_trl_preference(rows, config.target.name)
     release, num_left_out = to_wrpo_release(rows)
+    files = []
     for name, table in (("trl_preference", preference), ("wrpo_release", release)):
-        write_table(folder / name / "data" / "train-00000-of-00001.parquet", table)
-        write_bytes(folder / name / "README.md", dataset_card(config, name).encode("utf-8"))
-    return {
+        files.append(write_table(folder, f"datasets/{name}/data/train-00000-of-00001.parquet", table))
+        files.append(write_file(folder, f"datasets/{name}/{_CARD}", dataset_card(config, name).encode("utf-8")))
+    counts = {
         "num_preference_pairs": preference.num_rows,
         "num_release_rows": release.num_rows,
         "num_not_in_release_format": num_left_out,
     }
+    return files, counts
 
 
-def deliver(model: Path, destination: Path) -> None:
+def deliver(model: Location, destination: str) -> None:
     """Copy the exported folder to `destination`; raises ConfigError when something else lies there already."""
-    names = {path.relative_to(model) for path in model.rglob("*") if path.is_file()}
-    strangers = [
-        path for path in destination.rglob("*") if path.is_file() and path.relative_to(destination) not in names
-    ]
+    source, target = Path(local_model(str(model))), locate(destination)
+    names = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    strangers = [place for place in target.walk() if place.relative_to(target) not in names]
     if strangers:
         raise ConfigError(
-            f"export.path {destination} holds other files, such as {strangers[0].name}; name an empty folder"
+            f"export.path {destination} holds other files, such as {strangers[0].name}",
+            code="WRPO-C030",
+            help="name an empty folder",
         )
-    shutil.copytree(model, destination, dirs_exist_ok=True)
+    for name in sorted(names):
+        path = (target / name).local_path
+        if path is None:
+            (target / name).upload(source / name)
+        else:
+            # A copy, never a second name: whoever edits it must not edit the run.
+            locate(source / name).download(path)
 
 
-def link_or_copy(source: Path, destination: Path) -> None:
-    """Give `source` a second name, or copy it where the file system cannot; weights are large and never change."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    destination.unlink(missing_ok=True)
-    try:
-        os.link(source, destination)
-    except OSError:
-        shutil.copy2(source, destination)
+def _stored(folder: Location, path: str, source: Path) -> FileEntry:
+    """Store a local file below `folder`; the same file system gives it a second name: weights are never changed."""
+    stored = (folder / path).upload(source)
+    return FileEntry(path, stored.num_bytes, stored.sha256, None)
 
 
-def _complete_generation_config(config: FuseConfig, folder: Path) -> None:
+def _complete_generation_config(config: FuseConfig, model: Path) -> bytes:
     """Make sure that generation stops at the chat template's end token, whatever the target's own config says."""
-    path = folder / "generation_config.json"
+    path = model / _GENERATION_CONFIG
     stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    tokenizer = load_tokenizer(str(folder), trust_remote_code=config.target.trust_remote_code)
+    tokenizer = load_tokenizer(str(model), trust_remote_code=config.target.trust_remote_code)
     end = ChatTokenizer(tokenizer).end_token_id
     given = stored.get("eos_token_id")
     known = given if isinstance(given, list) else [] if given is None else [given]
-    # A new file, not a change in place: the old one may be a second name of the training step's file.
-    write_json(path, {**stored, "eos_token_id": [end, *(token for token in known if token != end)]})
+    return json_bytes({**stored, "eos_token_id": [end, *(token for token in known if token != end)]})

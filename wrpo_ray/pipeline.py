@@ -1,4 +1,4 @@
-"""The list of steps of a run, in reading order, and the loop that works through it.
+"""The list of steps of a run, in reading order; run.py works through it.
 
 prompts ─► sample, score (each source) ─► select_sft ─► sft
         ─► sample, score (target-sft) ─► fuse ─► reference ─► wrpo ─► evaluate ─► export
@@ -11,33 +11,37 @@ import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from wrpo_ray.cluster import connected, require_room
+from wrpo_ray.broken_sources import without
 from wrpo_ray.config import (
     EvaluationConfig,
     FuseConfig,
     ModelConfig,
     ModelFiles,
     PromptsConfig,
+    RewardConfig,
     TrainConfig,
     VllmRewardConfig,
 )
-from wrpo_ray.config_file import dump_config
 from wrpo_ray.data.fusion import fuse, select_sft
 from wrpo_ray.data.sampling import SamplingJob, sample
 from wrpo_ray.data.scoring import score
+from wrpo_ray.engines.protocol import Generator, Scorer
+from wrpo_ray.engines.scorers import load_scorer
+from wrpo_ray.engines.vllm_generator import VllmGenerator
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.evaluate.expected_reward import compare
-from wrpo_ray.export import deliver, export_datasets, export_model
+from wrpo_ray.export import export_datasets, export_model
 from wrpo_ray.models import model_identity, pinned
 from wrpo_ray.prompts import load_prompts
 from wrpo_ray.schema import Prompt, Split
-from wrpo_ray.steps import Step, complete, execute
-from wrpo_ray.storage import Manifest, RunLayout, read_manifest, write_bytes, write_json, write_rows
+from wrpo_ray.steps import Step, StepResult, complete
+from wrpo_ray.storage.location import Location, json_bytes, locate
+from wrpo_ray.storage.manifest import RunLayout, read_manifest
+from wrpo_ray.storage.tables import write_file, write_rows
 from wrpo_ray.versions import ENGINE, TRAINING, installed
 
 log = logging.getLogger(__name__)
@@ -47,20 +51,41 @@ BOTH_SPLITS: tuple[Split, ...] = ("sft", "preference")
 # How a training step is spread over machines changes its result by rounding only.
 _EXECUTION_FIELDS = {
     "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_size", "zero_stage", "max_failures",
-    "activation_checkpointing", "checkpoint_every_steps", "log_every_steps",
+    "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps",
 }  # fmt: skip
+# How many rows may be lost decides whether a run goes on, never what a row is.
+_BUDGET_FIELDS = {"max_fraction", "max_rows", "max_reward_not_finite_fraction"}
+# Working state of training steps.
+_SCRATCH = ("scratch",)
 # Likewise for an engine; what changes numbers (dtype, quantization, parallel sizes) stays in the identity.
 _ENGINE_EXECUTION_FIELDS = {"max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"}
 # Of a reward model; its files are identified by content.
 _REWARD_EXECUTION_FIELDS = {"resources", "path", "revision", "chat_template", "engine", "max_batch_tokens"}
 
 
+def _run_sft(config: FuseConfig, model_path: str, examples: Location, folder: Location) -> StepResult:
+    # Planning a run needs no torch.
+    from wrpo_ray.train.launch import run_sft
+
+    return run_sft(config, model_path, examples, folder)
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What does the heavy work of a run; tests of faults put deterministic doubles here."""
+
+    make_generator: Callable[[ModelConfig, int, str], Generator] = VllmGenerator
+    make_scorer: Callable[[RewardConfig], Scorer] = load_scorer
+    run_sft: Callable[[FuseConfig, str, Location, Location], StepResult] = _run_sft
+
+
 class Pipeline:
     """Builds the steps of one run; nothing runs before `run`."""
 
-    def __init__(self, config: FuseConfig) -> None:
+    def __init__(self, config: FuseConfig, engines: Engines | None = None) -> None:
         self.config = config = resolved(config)
-        self.layout = RunLayout(Path(config.run.root).absolute() / config.run.name)
+        self.engines = engines or Engines()
+        self.layout = RunLayout(locate(config.run.root) / config.run.name)
         self.source_names = [source.name for source in config.sources]
         self.steps: list[Step] = []
         self._build()
@@ -83,23 +108,24 @@ class Pipeline:
         self.steps.append(step)
         return step
 
-    def _folder(self, step: Step) -> Path:
+    def _folder(self, step: Step) -> Location:
         return step.folder(self.layout)
 
     def _prompts(self, name: str, section: PromptsConfig) -> Step:
         loaded = load_prompts(section, answers_required=self.config.reward.type == "verifier")
         content = [[prompt.prompt_id, prompt.split, prompt.answer] for prompt in loaded.prompts]
 
-        def run(folder: Path) -> Mapping[str, Any]:
-            write_rows(folder / "data" / "prompts.parquet", loaded.prompts, Prompt)
+        def run(folder: Location) -> StepResult:
+            entry = write_rows(folder, "data/prompts.parquet", loaded.prompts, Prompt)
             splits = [prompt.split for prompt in loaded.prompts]
-            return {
+            summary = {
                 "num_rows": loaded.num_rows,
                 "num_duplicates": loaded.num_duplicates,
                 "num_prompts": len(loaded.prompts),
                 "num_sft": splits.count("sft"),
                 "num_preference": splits.count("preference"),
             }
+            return StepResult((entry,), summary)
 
         return self._add(Step(name, {"content": _digest(content)}, (), run))
 
@@ -107,12 +133,14 @@ class Pipeline:
         self, model: ModelConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None = None
     ) -> Step:
         """Add the steps that draw a model's responses and score them, and return the latter."""
-        drawn = self._sample(f"sample-{model.name}", model, prompts, splits, trained_by)
+        source = None if trained_by else model.name
+        drawn = self._sample(f"sample-{model.name}", model, prompts, splits, trained_by, source)
         return self._score(f"score-{model.name}", prompts, (drawn,))
 
     def _sample(
-        self, name: str, model: ModelConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None
-    ) -> Step:
+        self, name: str, model: ModelConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None,
+        source: str | None = None,
+    ) -> Step:  # fmt: skip
         """Add the step that draws a model's responses; `trained_by` made the model, if a step did."""
         identity = {
             "model": {"step": trained_by.fingerprint} if trained_by else model_identity(model),
@@ -124,12 +152,16 @@ class Pipeline:
         }
         seed_identity = _digest([identity["model"], identity["sampling"] | {"num_samples": None}])
 
-        def run(folder: Path) -> Mapping[str, Any]:
-            job = SamplingJob(model, self._folder(prompts), splits, self.config.run.seed, seed_identity)
+        def run(folder: Location) -> StepResult:
+            config = self.config
+            job = SamplingJob(
+                model, self._folder(prompts), splits, config.run.seed, seed_identity, config.faults, config.rows,
+                self.engines.make_generator,
+            )  # fmt: skip
             return sample(job, folder)
 
         inputs = (prompts, trained_by) if trained_by else (prompts,)
-        return self._add(Step(name, identity, inputs, run))
+        return self._add(Step(name, identity, inputs, run, source=source))
 
     def _score(self, name: str, prompts: Step, drawn: Sequence[Step]) -> Step:
         reward = self.config.reward
@@ -139,16 +171,25 @@ class Pipeline:
         if isinstance(reward, ModelFiles):
             identity |= {"model": model_identity(reward), "versions": installed((*ENGINE, "transformers"))}
 
-        def run(folder: Path) -> Mapping[str, Any]:
-            return score(reward, self._folder(prompts), [self._folder(step) for step in drawn], folder)
+        def run(folder: Location) -> StepResult:
+            responses = [self._folder(step) for step in drawn]
+            config = self.config
+            return score(
+                reward, self._folder(prompts), responses, folder, config.faults, config.rows, self.engines.make_scorer
+            )
 
         return self._add(Step(name, identity, (prompts, *drawn), run))
 
     def _select_sft(self, prompts: Step, scores: tuple[Step, ...]) -> Step:
-        def run(folder: Path) -> Mapping[str, Any]:
-            return select_sft(self._folder(prompts), [self._folder(step) for step in scores], self.source_names, folder)
+        def run(folder: Location) -> StepResult:
+            of_sources = [self._folder(step) for step in scores]
+            return select_sft(self._folder(prompts), of_sources, self.source_names, self.config.rows, folder)
 
-        return self._add(Step("select_sft", {"source_order": self.source_names}, (prompts, *scores), run))
+        return self._add(Step("select_sft", self._selection_identity(), (prompts, *scores), run))
+
+    def _selection_identity(self) -> dict[str, Any]:
+        policies = self.config.rows.model_dump(mode="json", exclude=_BUDGET_FIELDS)
+        return {"source_order": self.source_names, "rows": policies}
 
     def _training_identity(self, train: TrainConfig) -> dict[str, Any]:
         fields = train.model_dump(mode="json", exclude=_EXECUTION_FIELDS)
@@ -157,12 +198,10 @@ class Pipeline:
     def _sft(self, examples: Step) -> Step:
         identity = self._training_identity(self.config.sft) | {"target": model_identity(self.config.target)}
 
-        def run(folder: Path) -> Mapping[str, Any]:
-            from wrpo_ray.train.launch import run_sft
+        def run(folder: Location) -> StepResult:
+            return self.engines.run_sft(self.config, self.config.target.path, self._folder(examples), folder)
 
-            return run_sft(self.config, self.config.target.path, self._folder(examples), folder)
-
-        return self._add(Step("sft", identity, (examples,), run, scratch=("ray_train",)))
+        return self._add(Step("sft", identity, (examples,), run, scratch=_SCRATCH))
 
     def _trained(self, name: str, step: Step) -> ModelConfig:
         """Return the target's section for a model that a training step of this run wrote."""
@@ -172,11 +211,11 @@ class Pipeline:
         )
 
     def _fuse(self, prompts: Step, scores: tuple[Step, ...], target_scores: Step) -> Step:
-        def run(folder: Path) -> Mapping[str, Any]:
-            of_sources = [self._folder(step) for step in scores]
-            return fuse(self._folder(prompts), of_sources, self._folder(target_scores), self.source_names, folder)
+        def run(folder: Location) -> StepResult:
+            of_sources, of_target = [self._folder(step) for step in scores], self._folder(target_scores)
+            return fuse(self._folder(prompts), of_sources, of_target, self.source_names, self.config.rows, folder)
 
-        return self._add(Step("fuse", {"source_order": self.source_names}, (prompts, *scores, target_scores), run))
+        return self._add(Step("fuse", self._selection_identity(), (prompts, *scores, target_scores), run))
 
     def _reference(self, quadruples: Step, sft: Step) -> Step:
         wrpo = self.config.wrpo
@@ -188,22 +227,22 @@ class Pipeline:
             "versions": installed(TRAINING),
         }
 
-        def run(folder: Path) -> Mapping[str, Any]:
+        def run(folder: Location) -> StepResult:
             from wrpo_ray.train.launch import run_reference
 
             return run_reference(self.config, str(self._folder(sft) / "model"), self._folder(quadruples), folder)
 
-        return self._add(Step("reference", identity, (quadruples, sft), run, scratch=("ray_train",)))
+        return self._add(Step("reference", identity, (quadruples, sft), run, scratch=_SCRATCH))
 
     def _wrpo(self, quadruples: Step, reference: Step, sft: Step) -> Step:
-        def run(folder: Path) -> Mapping[str, Any]:
+        def run(folder: Location) -> StepResult:
             from wrpo_ray.train.launch import run_wrpo
 
             model = str(self._folder(sft) / "model")
             return run_wrpo(self.config, model, self._folder(quadruples), self._folder(reference), folder)
 
         identity = self._training_identity(self.config.wrpo)
-        return self._add(Step("wrpo", identity, (quadruples, reference, sft), run, scratch=("ray_train",)))
+        return self._add(Step("wrpo", identity, (quadruples, reference, sft), run, scratch=_SCRATCH))
 
     def _evaluate(self, evaluation: EvaluationConfig, sft: Step, wrpo: Step) -> None:
         prompts = self._prompts("evaluation-prompts", evaluation.prompts)
@@ -221,12 +260,11 @@ class Pipeline:
         scores = self._score("evaluation-score", prompts, drawn)
         names = [model.name for model, _ in models]
 
-        def run(folder: Path) -> Mapping[str, Any]:
+        def run(folder: Location) -> StepResult:
             num_prompts = self._summary(prompts)["num_prompts"]
             result = compare(self._folder(scores), names, num_prompts, num_bootstrap, self.config.run.seed)
             shown = dataclasses.asdict(result)
-            write_json(folder / "evaluation.json", shown)
-            return shown
+            return StepResult((write_file(folder, "evaluation.json", json_bytes(shown)),), shown)
 
         identity = {"num_bootstrap": num_bootstrap, "seed": self.config.run.seed}
         self._add(Step("evaluate", identity, (scores,), run))
@@ -237,11 +275,12 @@ class Pipeline:
         inputs = tuple(self.steps)
         identity = {"license": config.export.license, "run": config.run.name}
 
-        def run(folder: Path) -> Mapping[str, Any]:
+        def run(folder: Location) -> StepResult:
             summaries = {step.name: self._summary(step) for step in inputs}
-            export_model(config, self._folder(wrpo) / "model", summaries, folder / "model")
-            counts = export_datasets(config, self._folder(quadruples), folder / "datasets")
-            return {**counts, "model": str(folder / "model"), "datasets": str(folder / "datasets")}
+            model_files = export_model(config, self._folder(wrpo) / "model", summaries, folder)
+            files, counts = export_datasets(config, self._folder(quadruples), folder)
+            summary = {**counts, "model": str(folder / "model"), "datasets": str(folder / "datasets")}
+            return StepResult((*model_files, *files), summary)
 
         self._add(Step("export", identity, inputs, run))
 
@@ -267,34 +306,23 @@ class Pipeline:
             lines.append(f"{number:3}. {step.name:<32} {step.fingerprint}  {state}")
         return "\n".join(lines)
 
-    def run(self, only: str | None = None) -> dict[str, Manifest]:
-        """Work through the steps, or the one called `only` whose inputs must be complete; return their manifests."""
-        selected = self.steps if only is None else [self.step(only)]
-        if only is not None:
-            self._require_inputs(selected[0])
-        write_bytes(self.layout.config_path, dump_config(self.config).encode("utf-8"))
-        # A run that has nothing left to do needs no cluster to say so.
-        idle = all(complete(step, self.layout) for step in selected)
-        with nullcontext() if idle else connected(self.config.ray):
-            if not idle:
-                require_room(self.config)
-            manifests = self._work(selected)
-        if self.config.export.path and "export" in manifests:
-            deliver(self._folder(self.step("export")) / "model", Path(self.config.export.path))
-        return manifests
+    def without(self, sources: set[str]) -> Pipeline:
+        """Return the pipeline of the same run without the sources `sources`; see broken_sources.without."""
+        return Pipeline(without(self.config, sources), self.engines) if sources else self
 
-    def _work(self, selected: Sequence[Step]) -> dict[str, Manifest]:
-        versions = installed()
-        manifests: dict[str, Manifest] = {}
-        for number, step in enumerate(selected, start=1):
-            log.info("[%d/%d] %s", number, len(selected), step.name)
-            manifests[step.name] = execute(step, self.layout, versions)
-        return manifests
-
-    def _require_inputs(self, step: Step) -> None:
+    def selected(self, only: str | None) -> list[Step]:
+        """Return all steps, or the one called `only`; raises ConfigError when its inputs are not complete."""
+        if only is None:
+            return self.steps
+        step = self.step(only)
         missing = [given.name for given in step.inputs if not complete(given, self.layout)]
         if missing:
-            raise ConfigError(f"step `{step.name}` needs {', '.join(missing)} first; run those, or run without --only")
+            raise ConfigError(
+                f"step `{step.name}` needs {', '.join(missing)} first",
+                code="WRPO-C031",
+                help="run those, or run without --only",
+            )
+        return [step]
 
 
 def resolved(config: FuseConfig) -> FuseConfig:

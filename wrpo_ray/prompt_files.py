@@ -59,6 +59,18 @@ def shown(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def described(value: Any) -> str:
+    """Return what kind of value this is and how long, never the value: it may be a prompt."""
+    if isinstance(value, InvalidText):
+        return repr(value)
+    if isinstance(value, str):
+        return f"text of {len(value)} characters"
+    if isinstance(value, bytes | list | dict):
+        unit = {bytes: "bytes", list: "items", dict: "keys"}[type(value)]
+        return f"{type(value).__name__} of {len(value)} {unit}"
+    return "null" if value is None else type(value).__name__
+
+
 def column_hint(column: str, known: Sequence[str]) -> str:
     """Return the fix for a column that is not there."""
     close = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
@@ -69,13 +81,16 @@ def _find_files(path: Path) -> list[Path] | Problem:
     if path.is_file():
         if path.suffix in (".parquet", ".jsonl"):
             return [path]
-        return Problem(str(path), path.suffix or "no ending", "a prompt file ends in .parquet or .jsonl", "convert it")
+        rule = "a prompt file ends in .parquet or .jsonl"
+        return Problem(str(path), path.suffix or "no ending", rule, "convert it", "WRPO-D002")
     if not path.is_dir():
-        return Problem(str(path), "(nothing)", "no such file or folder", "correct the path; it must be seen from here")
+        fix = "correct the path; it must be seen from here"
+        return Problem(str(path), "(nothing)", "no such file or folder", fix, "WRPO-D002")
     try:
         return _find_in_folder(path)
     except _READ_ERRORS as error:
-        return Problem(str(path), str(error), "the dataset folder cannot be read", "save it again with `save_to_disk`")
+        fix = "save it again with `save_to_disk`"
+        return Problem(str(path), str(error), "the dataset folder cannot be read", fix, "WRPO-D003")
 
 
 def _find_in_folder(folder: Path) -> list[Path] | Problem:
@@ -83,14 +98,14 @@ def _find_in_folder(folder: Path) -> list[Path] | Problem:
         splits = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         if "train" not in splits:
             fix = f"set the path to one of its folders: {', '.join(splits)}"
-            return Problem(str(folder), str(splits), "the dataset has no split `train`", fix)
+            return Problem(str(folder), str(splits), "the dataset has no split `train`", fix, "WRPO-D002")
         folder = folder / "train"
     if (folder / "state.json").is_file():
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         return [folder / Path(entry["filename"]).name for entry in state["_data_files"]]
     found = sorted(p for p in folder.iterdir() if p.suffix in (".parquet", ".jsonl") and p.name[0] not in "._")
     rule = "the folder holds no .parquet or .jsonl file and is no saved dataset"
-    return found or Problem(str(folder), "(nothing)", rule, "correct the path")
+    return found or Problem(str(folder), "(nothing)", rule, "correct the path", "WRPO-D002")
 
 
 def _read_file(file: Path, columns: Sequence[str]) -> Iterator[FileRow | Problem]:
@@ -100,7 +115,8 @@ def _read_file(file: Path, columns: Sequence[str]) -> Iterator[FileRow | Problem
     try:
         table = _read_parquet(file, columns) if file.suffix == ".parquet" else _read_arrow_stream(file, columns)
     except _READ_ERRORS as error:
-        yield Problem(str(file), shown(str(error), 160), "the file cannot be read; it may be cut", "write it again")
+        rule = "the file cannot be read; it may be cut"
+        yield Problem(str(file), shown(str(error), 160), rule, "write it again", "WRPO-D003")
         return
     if isinstance(table, pa.Table):
         yield from _table_rows(file, table)
@@ -147,7 +163,7 @@ def _read_arrow_stream(file: Path, columns: Sequence[str]) -> pa.Table | list[Pr
 
 def _extension_problem(file: Path) -> Problem:
     rule = "a column has an Arrow extension type, which may run code when it is read"
-    return Problem(str(file), "extension type", rule, "write the file again with plain columns")
+    return Problem(str(file), "extension type", rule, "write the file again with plain columns", "WRPO-D004")
 
 
 def _column_problems(file: Path, schema: pa.Schema, columns: Sequence[str]) -> list[Problem]:
@@ -156,12 +172,13 @@ def _column_problems(file: Path, schema: pa.Schema, columns: Sequence[str]) -> l
         count = schema.names.count(column)
         place = f"{file}, column `{column}`"
         if count == 0:
-            problems.append(Problem(place, "(nothing)", "no such column", column_hint(column, schema.names)))
+            fix = column_hint(column, schema.names)
+            problems.append(Problem(place, "(nothing)", "no such column", fix, "WRPO-D005"))
         elif count > 1:
-            problems.append(Problem(place, f"{count} columns", "the name stands twice", "rename one of them"))
+            problems.append(Problem(place, f"{count} columns", "the name stands twice", "rename one", "WRPO-D005"))
         elif not _plain(kind := schema.field(column).type):
             rule = "the column must hold text, numbers or lists of {role, content}"
-            problems.append(Problem(place, shown(str(kind)), rule, "write the column again as text"))
+            problems.append(Problem(place, shown(str(kind)), rule, "write the column again as text", "WRPO-D006"))
     return problems
 
 
@@ -202,7 +219,8 @@ def _read_json_lines(file: Path) -> Iterator[FileRow | Problem]:
     try:
         lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
-        yield Problem(str(file), str(error), "the file cannot be read", "correct its path or its permissions")
+        fix = "correct its path or its permissions"
+        yield Problem(str(file), str(error), "the file cannot be read", fix, "WRPO-D003")
         return
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -214,10 +232,11 @@ def _read_json_line(file: Path, number: int, line: bytes) -> FileRow | Problem:
     try:
         values = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Problem(place, f"byte {error.object[error.start]:#04x}", "the line is not UTF-8", "save it as UTF-8")
+        value = f"byte {error.object[error.start]:#04x}"
+        return Problem(place, value, "the line is not UTF-8", "save it as UTF-8", "WRPO-D008")
     except (json.JSONDecodeError, RecursionError) as error:
-        start = shown(line[:60].decode("utf-8", "replace"))
-        return Problem(place, start, f"the line is not JSON: {error}", "repair it")
+        return Problem(place, described(line), f"the line is not JSON: {error}", "repair it", "WRPO-D007")
     if not isinstance(values, dict):
-        return Problem(place, shown(values), "the line must hold a JSON object", 'write {"prompt": ...}')
+        rule, fix = "the line must hold a JSON object", 'write {"prompt": ...}'
+        return Problem(place, described(values), rule, fix, "WRPO-D007")
     return FileRow(file, number, values)

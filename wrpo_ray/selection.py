@@ -1,7 +1,7 @@
 """Scored responses of one prompt to y_ws, y_wt and y_l: pure functions, no I/O.
 
-A response whose reward is not finite, or whose text is empty, is never chosen or rejected. Ties go by a stated rule,
-so that the result depends on the set of responses only, never on their order.
+Which responses may be chosen or rejected is the `rows` section's say; one whose reward is not finite never is. Ties go
+by a stated rule, so that the result depends on the set of responses only, never on their order.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from wrpo_ray.config import RowsConfig
+from wrpo_ray.quarantine import policy
 from wrpo_ray.schema import ScoredResponse
 
 
@@ -20,32 +22,46 @@ class TargetPair(NamedTuple):
     rejected: ScoredResponse
 
 
-def is_usable(response: ScoredResponse) -> bool:
+def response_code(response: ScoredResponse) -> str | None:
+    """Return what is odd about a response, under the name of its policy in the config, or None."""
+    if not math.isfinite(response.reward):
+        return "reward_not_finite"
+    if not response.text and response.num_tokens > 1:
+        return "response_special_tokens_only"
+    if not response.text.strip():
+        return "response_empty"
+    return "response_cut" if response.finish_reason == "length" else None
+
+
+def is_usable(response: ScoredResponse, rows: RowsConfig) -> bool:
     """Tell whether a response may be chosen or rejected."""
-    return math.isfinite(response.reward) and bool(response.text.strip())
+    code = response_code(response)
+    return code is None or policy(code, rows) == "keep"
 
 
-def best_source(responses: Iterable[ScoredResponse], source_order: Sequence[str]) -> ScoredResponse | None:
+def best_source(
+    responses: Iterable[ScoredResponse], source_order: Sequence[str], rows: RowsConfig
+) -> ScoredResponse | None:
     """Return y_ws: the highest reward over all samples of all sources, or None when no response is usable.
 
     Ties: the source that the config lists first, then the lowest sample_index (WRPO section 3: arg max, no tie rule).
     """
     rank = {name: number for number, name in enumerate(source_order)}
-    usable = [response for response in responses if is_usable(response)]
+    usable = [response for response in responses if is_usable(response, rows)]
     return min(usable, key=lambda r: (-r.reward, rank[r.source], r.sample_index), default=None)
 
 
-def has_two_usable(responses: Iterable[ScoredResponse]) -> bool:
+def has_two_usable(responses: Iterable[ScoredResponse], rows: RowsConfig) -> bool:
     """Tell whether there are two responses to choose between."""
-    return sum(is_usable(response) for response in responses) >= 2
+    return sum(is_usable(response, rows) for response in responses) >= 2
 
 
-def target_pair(responses: Iterable[ScoredResponse]) -> TargetPair | None:
+def target_pair(responses: Iterable[ScoredResponse], rows: RowsConfig) -> TargetPair | None:
     """Return y_wt (highest reward) and y_l (lowest), or None when the usable responses do not differ in reward.
 
     Ties: the lowest sample_index. Two responses of one reward carry no preference, and equal texts have none to teach.
     """
-    usable = [response for response in responses if is_usable(response)]
+    usable = [response for response in responses if is_usable(response, rows)]
     if not usable:
         return None
     chosen = min(usable, key=lambda r: (-r.reward, r.sample_index))

@@ -8,7 +8,10 @@ from typing import Any
 from tests import tiny
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.schema import Quadruple, SFTExample, prompt_id
-from wrpo_ray.storage import Manifest, describe_files, write_manifest, write_rows
+from wrpo_ray.steps import StepResult
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.manifest import FileEntry, Manifest, create_manifest
+from wrpo_ray.storage.tables import write_rows
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "Paris", "London", "Rome", "gold")
 
@@ -21,20 +24,20 @@ def _messages(number: int) -> list[dict[str, str]]:
     return [{"role": "user", "content": f"{number}: {_text(number, 2 + number % 5)}?"}]
 
 
-def finish_step(folder: Path) -> Path:
-    """Write the manifest of a folder that holds Parquet files and return the folder."""
-    files = describe_files(folder, list(folder.rglob("*.parquet")))
-    write_manifest(folder, Manifest("step", "0" * 16, {}, {}, files, {}, {}, 0.0))
+def finish_step(folder: Location, *files: FileEntry, result: StepResult | None = None) -> Location:
+    """Write the manifest of a step that made `files` or `result`, and return its folder."""
+    made = (*files, *(result.files if result else ()))
+    create_manifest(folder, Manifest("step", "0" * 16, {}, {}, made, {}, {}, 0.0))
     return folder
 
 
-def write_examples(folder: Path, num_rows: int) -> Path:
+def write_examples(path: Path, num_rows: int) -> Location:
     rows = [
         SFTExample(prompt_id(_messages(n)), _messages(n), _text(n + 1, 1 + n % 7), "a", 1.0, "stop")
         for n in range(num_rows)
     ]
-    write_rows(folder / "data" / "train-00000-of-00001.parquet", rows, SFTExample)
-    return finish_step(folder)
+    folder = locate(path)
+    return finish_step(folder, write_rows(folder, "data/rows.parquet", rows, SFTExample))
 
 
 def quadruples(num_rows: int) -> list[Quadruple]:
@@ -47,9 +50,9 @@ def quadruples(num_rows: int) -> list[Quadruple]:
     ]  # fmt: skip
 
 
-def write_quadruples(folder: Path, num_rows: int) -> Path:
-    write_rows(folder / "data" / "train-00000-of-00001.parquet", quadruples(num_rows), Quadruple)
-    return finish_step(folder)
+def write_quadruples(path: Path, num_rows: int) -> Location:
+    folder = locate(path)
+    return finish_step(folder, write_rows(folder, "data/rows.parquet", quadruples(num_rows), Quadruple))
 
 
 def make_config(model: Path, sft: dict[str, Any] | None = None, wrpo: dict[str, Any] | None = None) -> FuseConfig:

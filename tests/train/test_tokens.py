@@ -6,6 +6,7 @@ from tests.train import runs
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.errors import DataError
 from wrpo_ray.models import load_tokenizer
+from wrpo_ray.storage.location import locate
 from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, TokenTable, tokenise, write_tokens
 
 
@@ -30,8 +31,8 @@ def test_long_prompts_are_left_out_and_long_responses_cut_on_their_own(model, ch
             assert row[name] == before[name][:room]
             num_cut += len(before[name]) > room
     assert counts.num_responses_cut == num_cut > 0
-    write_tokens(tmp_path / "tokens.parquet", rows, QUADRUPLE_RESPONSES)
-    table = TokenTable(tmp_path / "tokens.parquet", QUADRUPLE_RESPONSES)
+    entry = write_tokens(locate(tmp_path), rows, QUADRUPLE_RESPONSES)
+    table = TokenTable(locate(tmp_path), entry, QUADRUPLE_RESPONSES)
     assert table.rows([2, 0]) == [rows[2], rows[0]]
     assert table.count([1]) == sum(len(rows[1][name]) for name in QUADRUPLE_RESPONSES)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,16 @@ import pytest
 import torch
 
 from tests.train import plain, runs
-from tests.train.crashing import crash_after_first_checkpoint, poison_second_gradient
+from tests.train.crashing import poison_second_gradient
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.errors import DataError, ModelError
 from wrpo_ray.models import load_tokenizer
 from wrpo_ray.schema import Quadruple, ReferenceLogps, SFTExample
-from wrpo_ray.storage import read_rows, write_rows
-from wrpo_ray.train.launch import fit_workers, model_files, prepare, run_sft, run_wrpo
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.manifest import FileEntry
+from wrpo_ray.storage.tables import read_rows, write_rows
+from wrpo_ray.train.fit import fit_workers
+from wrpo_ray.train.launch import model_files, prepare, run_sft, run_wrpo
 from wrpo_ray.train.metrics import read_metrics
 from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, SFT_RESPONSES, tokenise
 
@@ -34,7 +38,16 @@ SPREADS: dict[str, dict[str, Any]] = {
 
 
 def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
+    return [line["loss"] for line in read_metrics(locate(folder / "metrics.jsonl"))]
+
+
+def assert_files_are_as_listed(folder: Path, files: tuple[FileEntry, ...]) -> None:
+    """All that lies in the folder, working state aside, is listed with its size and hash."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {entry.path for entry in files} == {name for name in found if not name.startswith("scratch/")}
+    for entry in files:
+        content = (folder / entry.path).read_bytes()
+        assert (entry.num_bytes, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 def assert_same_losses(found: list[float], expected: list[float]) -> None:
@@ -43,7 +56,7 @@ def assert_same_losses(found: list[float], expected: list[float]) -> None:
 
 
 @pytest.fixture(scope="module")
-def plain_sft(model: Path, examples: Path) -> tuple[Any, list[float]]:
+def plain_sft(model: Path, examples: Location) -> tuple[Any, list[float]]:
     config = runs.make_config(model).sft
     rows, _ = tokenise(
         read_rows(examples, SFTExample), SFT_RESPONSES, ChatTokenizer(load_tokenizer(str(model))), config
@@ -57,11 +70,13 @@ def plain_sft(model: Path, examples: Path) -> tuple[Any, list[float]]:
 )
 def test_sft_has_the_losses_and_weights_of_plain_torch(local_ray, model, examples, plain_sft, spread, tmp_path):
     config = runs.make_config(model, sft=SPREADS[spread])
-    summary = run_sft(config, str(model), examples, tmp_path)
+    result = run_sft(config, str(model), examples, locate(tmp_path))
     trained, expected = plain_sft
     assert_same_losses(losses(tmp_path), expected)
-    assert summary["num_steps"] == 3
-    assert summary["loss"] == losses(tmp_path)[-1]
+    assert result.summary["num_steps"] == 3
+    assert result.summary["loss"] == losses(tmp_path)[-1]
+    assert (result.summary["num_attempts"], result.summary["checkpoints_skipped"]) == (1, [])
+    assert_files_are_as_listed(tmp_path, result.files)
     reloaded = plain.load(tmp_path / "model")
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     torch.testing.assert_close(reloaded(ids).logits, trained(ids).logits, rtol=1e-4, atol=1e-4)
@@ -69,7 +84,7 @@ def test_sft_has_the_losses_and_weights_of_plain_torch(local_ray, model, example
 
 
 @pytest.fixture(scope="module")
-def plain_wrpo(model: Path, quadruples: Path) -> list[float]:
+def plain_wrpo(model: Path, quadruples: Location) -> list[float]:
     config = runs.make_config(model).wrpo
     chat = ChatTokenizer(load_tokenizer(str(model)))
     rows, _ = tokenise(read_rows(quadruples, Quadruple), QUADRUPLE_RESPONSES, chat, config)
@@ -80,9 +95,9 @@ def plain_wrpo(model: Path, quadruples: Path) -> list[float]:
 @pytest.mark.parametrize("spread", ["accumulation-4", "two-workers", "zero-1"])
 def test_wrpo_has_the_losses_of_plain_torch(local_ray, model, quadruples, reference, plain_wrpo, spread, tmp_path):
     config = runs.make_config(model, wrpo=SPREADS[spread])
-    run_wrpo(config, str(model), quadruples, reference, tmp_path)
+    run_wrpo(config, str(model), quadruples, reference, locate(tmp_path))
     assert_same_losses(losses(tmp_path), plain_wrpo)
-    metrics = read_metrics(tmp_path / "metrics.jsonl")
+    metrics = read_metrics(locate(tmp_path / "metrics.jsonl"))
     assert [line["alpha"] for line in metrics] == pytest.approx([0.0, 0.5 / 3, 1.0 / 3])
     assert metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     for line in metrics:
@@ -92,16 +107,7 @@ def test_wrpo_has_the_losses_of_plain_torch(local_ray, model, quadruples, refere
 def sft_job(config, model, examples, out):
     chat = ChatTokenizer(load_tokenizer(str(model)))
     rows, _ = tokenise(read_rows(examples, SFTExample), SFT_RESPONSES, chat, config.sft)
-    return prepare(config, "sft", config.sft, model_files(config, str(model)), chat, rows, SFT_RESPONSES, out)
-
-
-def test_a_crashed_run_goes_on_from_its_checkpoint(local_ray, model, examples, plain_sft, tmp_path):
-    fields = {**SPREADS["zero-2"], "checkpoint_every_steps": 1, "max_failures": 1}
-    job = sft_job(runs.make_config(model, sft=fields), model, examples, tmp_path)
-    fit_workers(crash_after_first_checkpoint, job)
-    assert (tmp_path / "started-at").read_text(encoding="utf-8").split() == ["0", "1"]
-    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
-    assert_same_losses(losses(tmp_path), plain_sft[1])
+    return prepare(config, "sft", config.sft, model_files(config, str(model)), chat, rows, SFT_RESPONSES, locate(out))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +126,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(local_ray, 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_bfloat16_comes_close_to_plain_torch(local_ray, model, examples, plain_sft, zero_stage, tmp_path):
     fields = {"precision": "bf16", "num_workers": 2, "micro_batch_size": 1, "zero_stage": zero_stage}
-    run_sft(runs.make_config(model, sft=fields), str(model), examples, tmp_path)
+    run_sft(runs.make_config(model, sft=fields), str(model), examples, locate(tmp_path))
     assert losses(tmp_path) == pytest.approx(plain_sft[1], rel=1e-2)
     reloaded = plain.load(tmp_path / "model")
     assert all(parameter.isfinite().all() for parameter in reloaded.parameters())
@@ -129,19 +135,21 @@ def test_bfloat16_comes_close_to_plain_torch(local_ray, model, examples, plain_s
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_row(local_ray, model, quadruples, reference, tmp_path):
     rows = read_rows(reference, ReferenceLogps)
     broken = [replace(rows[0], rejected_logps=float("nan")), *rows[1:]]
-    folder = tmp_path / "broken"
-    write_rows(folder / "data" / "train-00000-of-00001.parquet", broken, ReferenceLogps)
+    folder = locate(tmp_path / "broken")
+    entry = write_rows(folder, "data/rows.parquet", broken, ReferenceLogps)
     config = runs.make_config(model, wrpo=SPREADS["two-workers"])
-    with pytest.raises(ModelError, match=rf"loss of step \d is not finite.*{rows[0].prompt_id}$"):
-        run_wrpo(config, str(model), quadruples, runs.finish_step(folder), tmp_path / "out")
+    with pytest.raises(ModelError, match=rf"loss of step \d is not finite.*{rows[0].prompt_id}$") as raised:
+        run_wrpo(config, str(model), quadruples, runs.finish_step(folder, entry), locate(tmp_path / "out"))
+    assert raised.value.code == "WRPO-T004"
     assert not (tmp_path / "out" / "model").exists()
 
 
 def test_rows_without_reference_are_named(model, quadruples, reference, tmp_path):
     rows = read_rows(reference, ReferenceLogps)
-    write_rows(tmp_path / "data" / "train-00000-of-00001.parquet", rows[1:], ReferenceLogps)
+    folder = locate(tmp_path)
+    entry = write_rows(folder, "data/rows.parquet", rows[1:], ReferenceLogps)
     with pytest.raises(DataError, match=f"1 rows have no reference log-probs: {rows[0].prompt_id}"):
-        run_wrpo(runs.make_config(model), str(model), quadruples, runs.finish_step(tmp_path), tmp_path / "out")
+        run_wrpo(runs.make_config(model), str(model), quadruples, runs.finish_step(folder, entry), folder / "out")
 
 
 def test_reference_is_that_of_plain_torch(model, quadruples, reference):

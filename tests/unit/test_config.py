@@ -45,7 +45,7 @@ def test_minimal_config_has_the_values_of_the_paper() -> None:
 
 def test_unknown_key_names_line_and_close_match() -> None:
     text = message(MINIMAL.replace("wrpo:\n", "wrpo:\n  learning_rat: 1e-5\n"))
-    assert "fuse.yaml:12 `wrpo.learning_rat`: unknown field" in text
+    assert "fuse.yaml:12:3 `wrpo.learning_rat`: unknown field" in text
     assert "did you mean `learning_rate`?" in text
 
 
@@ -156,7 +156,7 @@ def test_config_is_frozen() -> None:
     ],
 )
 def test_rules_across_fields(overrides: list[str], place: str) -> None:
-    assert f" {place}: " in message(MINIMAL, *overrides)
+    assert f"`{place}`: " in message(MINIMAL, *overrides)
 
 
 def test_broken_rules_are_reported_together() -> None:

@@ -9,21 +9,22 @@ import pytest
 from wrpo_ray.errors import DataError
 from wrpo_ray.evaluate.expected_reward import compare, estimate, prompt_means
 from wrpo_ray.schema import ScoredResponse
-from wrpo_ray.storage import Manifest, describe_files, write_manifest, write_rows
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.manifest import Manifest, create_manifest
+from wrpo_ray.storage.tables import write_rows
 
 
-def scored(tmp_path: Path, rewards: dict[str, dict[str, list[float]]]) -> Path:
+def scored(tmp_path: Path, rewards: dict[str, dict[str, list[float]]]) -> Location:
     rows = [
         ScoredResponse(prompt_id, model, index, "x", "stop", 1, value)
         for model, of_model in rewards.items()
         for prompt_id, values in of_model.items()
         for index, value in enumerate(values)
     ]
-    path = "data/shard-000000.parquet"
-    write_rows(tmp_path / path, rows, ScoredResponse)
-    files = describe_files(tmp_path, [tmp_path / path])
-    write_manifest(tmp_path, Manifest("s", "f", {}, {}, files, {}, {}, 0.0))
-    return tmp_path
+    folder = locate(tmp_path)
+    entry = write_rows(folder, "data/shard-000000.parquet", rows, ScoredResponse)
+    create_manifest(folder, Manifest("s", "f", {}, {}, (entry,), {}, {}, 0.0))
+    return folder
 
 
 def test_prompt_means_leave_non_finite_rewards_out(tmp_path: Path) -> None:

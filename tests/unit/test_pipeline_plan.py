@@ -71,6 +71,11 @@ def test_steps_come_in_reading_order(folder: Path) -> None:
         "wrpo.zero_stage=3",
         "wrpo.log_every_steps=5",
         "wrpo.checkpoint_every_steps=7",
+        "wrpo.keep_checkpoints=3",
+        "faults.stall_timeout_s=5.0",
+        "rows.max_fraction=0.5",
+        "run.lease_timeout_s=0",
+        "min_sources=1",
     ],
 )
 def test_how_a_step_is_run_changes_no_fingerprint(folder: Path, override: str) -> None:
@@ -80,6 +85,8 @@ def test_how_a_step_is_run_changes_no_fingerprint(folder: Path, override: str) -
 def test_what_changes_a_result_changes_the_steps_from_there_on(folder: Path) -> None:
     assert changed(folder, "wrpo.beta=0.1") == {"wrpo", "export"}
     assert changed(folder, "wrpo.alpha.end=0.3") == {"wrpo", "export"}
+    assert "score-a" not in changed(folder, "rows.response_empty=keep")
+    assert changed(folder, "rows.response_empty=keep") >= {"select_sft", "fuse"}
     after_sft = {"sft", "sample-target-sft", "score-target-sft", "fuse", "reference", "wrpo", "export"}
     assert changed(folder, "sft.learning_rate=2e-3") == after_sft
     assert changed(folder, "target.sampling.temperature=0.5") == after_sft - {"sft"}
@@ -104,5 +111,5 @@ def test_only_needs_a_known_step_with_complete_inputs(folder: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean `sample-a`"):
         pipeline.step("sample-b")
     with pytest.raises(ConfigError, match="needs fuse, sft first"):
-        pipeline.run(only="reference")
+        pipeline.selected("reference")
     assert "sample-a" in pipeline.plan()

@@ -2,11 +2,24 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 
 import pytest
 
+from wrpo_ray import selection
+from wrpo_ray.config import RowsConfig
 from wrpo_ray.schema import ScoredResponse
-from wrpo_ray.selection import best_source, target_pair
+from wrpo_ray.selection import TargetPair, response_code
+
+ROWS = RowsConfig()
+
+
+def best_source(rows: Iterable[ScoredResponse], order: list[str]) -> ScoredResponse | None:
+    return selection.best_source(rows, order, ROWS)
+
+
+def target_pair(rows: Iterable[ScoredResponse]) -> TargetPair | None:
+    return selection.target_pair(rows, ROWS)
 
 
 def response(source: str, sample_index: int, reward: float, text: str | None = None) -> ScoredResponse:
@@ -62,3 +75,26 @@ def test_no_pair_from_equal_rewards_or_equal_texts() -> None:
     assert target_pair([response("t", 0, 0.5, "same"), response("t", 1, 0.6, "same")]) is None
     assert target_pair([response("t", 0, 0.5)]) is None
     assert target_pair([]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "num_tokens", "reward", "code"),
+    [
+        ("fine", "stop", 3, 1.0, None),
+        ("", "stop", 1, 1.0, "response_empty"),
+        (" \n\t", "stop", 4, 1.0, "response_empty"),
+        ("", "stop", 4, 1.0, "response_special_tokens_only"),
+        ("never ends", "length", 9, 1.0, "response_cut"),
+        ("fine", "stop", 3, math.nan, "reward_not_finite"),
+    ],
+)
+def test_every_odd_response_has_one_code(
+    text: str, finish_reason: str, num_tokens: int, reward: float, code: str | None
+) -> None:
+    assert response_code(ScoredResponse("p", "s", 0, text, finish_reason, num_tokens, reward)) == code
+
+
+def test_cut_responses_are_left_out_on_request() -> None:
+    cut = ScoredResponse("p", "s", 0, "cut", "length", 9, 5.0)
+    assert best_source([cut], ["s"]) == cut
+    assert selection.best_source([cut], ["s"], RowsConfig(response_cut="drop")) is None

@@ -1,115 +1,158 @@
-"""Prompts to responses of one model: Ray Data fans shards of prompts out to vLLM actors."""
+"""Prompts to responses of one model: Ray Data fans shards of prompts out to supervised engines."""
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from wrpo_ray.config import ModelConfig
-from wrpo_ray.data.shards import drop_other_files, run_shards, shard_path
-from wrpo_ray.errors import DataError
-from wrpo_ray.schema import Prompt, Response, Split
-from wrpo_ray.storage import read_rows, write_rows
+from wrpo_ray.config import FaultsConfig, ModelConfig, RowsConfig
+from wrpo_ray.data.shards import ShardedWork, run_shards
+from wrpo_ray.engines.protocol import Generator, SetAside
+from wrpo_ray.engines.supervisor import SupervisedEngine
+from wrpo_ray.engines.vllm_generator import VllmGenerator
+from wrpo_ray.errors import DataError, ModelError
+from wrpo_ray.schema import Prompt, Response, Split, to_table
+from wrpo_ray.steps import StepResult
+from wrpo_ray.storage import ledger
+from wrpo_ray.storage.ledger import Commit, Finished, QuarantinedRow, Shard
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.tables import read_rows
 
 log = logging.getLogger(__name__)
 _MAX_NAMED = 10
+_REASON = "finish_reason:"
 
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """What one sampling step draws: from which prompts, for which splits, seeded by what."""
+    """What one sampling step draws: from which prompts, for which splits, seeded by what.
+
+    make_generator: module-level callable of (model, run_seed, identity).
+    """
 
     model: ModelConfig
-    prompts: Path
+    prompts: Location
     splits: tuple[Split, ...]
     run_seed: int
     identity: str
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
+    rows: RowsConfig = field(default_factory=RowsConfig)
+    make_generator: Callable[[ModelConfig, int, str], Generator] = VllmGenerator
 
 
-class SamplingActor:
-    """Holds one engine; turns a shard of prompts into a file of responses."""
+class SamplingWorker:
+    """Turns a shard of prompts into a file of responses."""
 
-    def __init__(self, model_json: str, prompts: str, run_seed: int, identity: str) -> None:
-        from wrpo_ray.engines.vllm_generator import VllmGenerator
+    def __init__(
+        self, folder: str, prompts: str, model: ModelConfig, faults: FaultsConfig, make: Callable[[], Generator]
+    ) -> None:
+        self.folder, self.model = locate(folder), model
+        self.prompts = {prompt.prompt_id: prompt for prompt in read_rows(locate(prompts), Prompt)}
+        self.engine = SupervisedEngine(make, "generate", f"sample {model.name}", faults)
 
-        self.prompts = {prompt.prompt_id: prompt for prompt in read_rows(Path(prompts), Prompt)}
-        self.generator = VllmGenerator(ModelConfig.model_validate_json(model_json), run_seed, identity)
+    def shard(self, description: dict[str, Any]) -> Shard:
+        """See data.shards.ShardWorker."""
+        return Shard(description["number"], tuple(description["prompt_ids"]))
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Write the responses of the one shard in `batch` and return its file."""
-        path, prompt_ids = Path(str(batch["path"][0])), list(batch["prompt_ids"][0])
-        responses = self.generator.generate([self.prompts[prompt_id] for prompt_id in prompt_ids])
-        write_rows(path, responses, Response)
-        return {"path": [str(path)]}
-
-    def __del__(self) -> None:
-        # Ray Data deletes the instance before it ends the actor; an engine's child processes would outlive it.
-        if hasattr(self, "generator"):
-            self.generator.close()
-
-
-def sample(job: SamplingJob, folder: Path) -> Mapping[str, Any]:
-    """Draw num_samples responses per prompt into `folder`/data and return the counts.
-
-    A prompt that leaves no room for max_tokens in the model's context, or that its chat template refuses, gets no
-    response; it is counted and named.
-    """
-    selected = [prompt for prompt in read_rows(job.prompts, Prompt) if prompt.split in job.splits]
-    if not selected:
-        raise DataError(f"no prompt of the splits {job.splits} for {job.model.name}; give more prompts")
-    size = job.model.resources.prompts_per_shard
-    cuts = [[prompt.prompt_id for prompt in selected[start : start + size]] for start in range(0, len(selected), size)]
-    shards = {shard_path(folder.absolute(), number, " ".join(ids)): ids for number, ids in enumerate(cuts)}
-    drop_other_files(folder.absolute(), list(shards))
-    items = [{"path": str(path), "prompt_ids": ids} for path, ids in shards.items() if not path.exists()]
-    arguments = {
-        "model_json": job.model.model_dump_json(),
-        "prompts": str(job.prompts.absolute()),
-        "run_seed": job.run_seed,
-        "identity": job.identity,
-    }
-    run_shards(SamplingActor, arguments, items, job.model.resources, f"sample {job.model.name}")
-    return _counts(job, shards)
+    def commit(self, shard: Shard, description: dict[str, Any]) -> Commit:
+        """See data.shards.ShardWorker."""
+        started_before = self.engine.num_starts
+        outcomes = dict(zip(shard.items, self.engine.run([self.prompts[item] for item in shard.items]), strict=True))
+        set_aside = [
+            QuarantinedRow(item, outcome.code, outcome.attempts, outcome.error)
+            for item, outcome in outcomes.items()
+            if isinstance(outcome, SetAside)
+        ]
+        drawn = {item: outcome for item, outcome in outcomes.items() if not isinstance(outcome, SetAside)}
+        require_all_samples(self.model, drawn)
+        responses = [response for group in drawn.values() for response in group]
+        counts = response_counts(responses) | {"engine_starts": self.engine.num_starts - started_before}
+        return ledger.commit(self.folder, shard, to_table(responses, Response), drawn, set_aside, counts)
 
 
-def _counts(job: SamplingJob, shards: Mapping[Path, Sequence[str]]) -> Mapping[str, Any]:
-    reasons: Counter[str] = Counter()
-    num_tokens = 0
-    without: list[str] = []
-    num_empty = 0
-    for path, prompt_ids in shards.items():
-        table = pq.read_table(path, columns=["prompt_id", "text", "finish_reason", "num_tokens"])
-        per_prompt = Counter(table["prompt_id"].to_pylist())
-        _require_all_samples(per_prompt, prompt_ids, job.model.sampling.num_samples)
-        without += [prompt_id for prompt_id in prompt_ids if prompt_id not in per_prompt]
-        num_empty += sum(not text.strip() for text in table["text"].to_pylist())
-        reasons.update(table["finish_reason"].to_pylist())
-        num_tokens += sum(table["num_tokens"].to_pylist())
-    if without:
-        shown = ", ".join(without[:_MAX_NAMED])
-        reason = "too long for the model, or refused by its chat template"
-        log.warning("sample %s: %d prompts have no response (%s): %s", job.model.name, len(without), reason, shown)
-    return {
-        "num_prompts": sum(len(ids) for ids in shards.values()),
-        "num_prompts_without_response": len(without),
-        "num_responses": sum(reasons.values()),
-        "num_empty": num_empty,
-        "num_tokens": num_tokens,
-        "finish_reasons": dict(sorted(reasons.items())),
-    }
-
-
-def _require_all_samples(per_prompt: Mapping[str, int], prompt_ids: Sequence[str], num_samples: int) -> None:
-    """Every prompt has all its samples or none, and nothing else is in the file."""
-    expected = set(prompt_ids)
-    wrong = [prompt_id for prompt_id, count in per_prompt.items() if count != num_samples or prompt_id not in expected]
+def require_all_samples(model: ModelConfig, drawn: Mapping[str, Sequence[Response]]) -> None:
+    """Raise ModelError unless each prompt has its own num_samples responses, one per sample index, in order."""
+    expected = list(range(model.sampling.num_samples))
+    wrong = [
+        prompt_id
+        for prompt_id, responses in drawn.items()
+        if [response.sample_index for response in responses if response.prompt_id == prompt_id] != expected
+        or len(responses) != len(expected)
+    ]
     if wrong:
-        raise DataError(
-            f"{len(wrong)} prompts do not have {num_samples} responses each: {', '.join(wrong[:_MAX_NAMED])}"
+        found = len(drawn[wrong[0]])
+        raise ModelError(
+            f"sample {model.name}: the engine gave {found} responses to prompt {wrong[0]}, {len(expected)} were asked"
+            f" for; {len(wrong)} prompts are wrong: {', '.join(wrong[:_MAX_NAMED])}",
+            code="WRPO-E006",
+            help="this is a fault of the engine, not of the prompts; nothing of this shard was stored",
         )
+
+
+def response_counts(responses: Sequence[Response]) -> dict[str, int]:
+    """Return the numbers of some responses that the step adds up."""
+    reasons = Counter(f"{_REASON}{response.finish_reason}" for response in responses)
+    return {
+        "num_responses": len(responses),
+        "num_tokens": sum(response.num_tokens for response in responses),
+        "num_empty": sum(not response.text.strip() for response in responses),
+        **reasons,
+    }
+
+
+def sample(job: SamplingJob, folder: Location) -> StepResult:
+    """Draw num_samples responses per prompt into `folder`/data.
+
+    A prompt without responses (too long, refused by the chat template, or fatal to the engine) is set aside with its
+    code. Raises DataError when there is no prompt, and what data.shards.run_shards raises.
+    """
+    selected = [prompt.prompt_id for prompt in read_rows(job.prompts, Prompt) if prompt.split in job.splits]
+    if not selected:
+        raise DataError(
+            f"no prompt of the splits {', '.join(job.splits)} for {job.model.name}",
+            code="WRPO-D020",
+            help="give more prompts, or change prompts.sft_fraction",
+        )
+    work = ShardedWork(
+        title=f"sample {job.model.name}",
+        folder=folder,
+        shards=ledger.planned(folder, selected, job.model.resources.prompts_per_shard),
+        num_rows=len(selected),
+        resources=job.model.resources,
+        faults=job.faults,
+        rows=job.rows,
+        describe=_describe,
+    )
+    arguments = {
+        "folder": str(folder),
+        "prompts": str(job.prompts),
+        "model": job.model,
+        "faults": job.faults,
+        "make": functools.partial(job.make_generator, job.model, job.run_seed, job.identity),
+    }
+    finished = run_shards(work, SamplingWorker, arguments)
+    return StepResult(finished.files, _summary(work, finished))
+
+
+def _describe(shard: Shard) -> dict[str, Any]:
+    return {"number": shard.number, "prompt_ids": shard.items}
+
+
+def _summary(work: ShardedWork, finished: Finished) -> dict[str, Any]:
+    without = finished.quarantined
+    if without:
+        shown = ", ".join(row.item for row in without[:_MAX_NAMED])
+        log.warning("%s: %d prompts have no response: %s", work.title, len(without), shown)
+    counts = dict(finished.counts)
+    reasons = {name.removeprefix(_REASON): counts.pop(name) for name in list(counts) if name.startswith(_REASON)}
+    return {
+        "num_prompts": work.num_rows,
+        "num_prompts_without_response": len(without),
+        "quarantined": dict(sorted(Counter(row.code for row in without).items())),
+        "finish_reasons": dict(sorted(reasons.items())),
+        **counts,
+    }

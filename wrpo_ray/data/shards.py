@@ -1,77 +1,175 @@
-"""One way to fan work out: shards of rows to a pool of actors, each shard one Parquet file.
+"""One way to fan work out: shards of rows to a pool of actors, each shard committed once in the step's ledger.
 
-Ray Data moves shard numbers and file names only; an actor reads its rows itself and writes its result itself, whole
-or not at all, under a name that follows from the shard. So a file that is there is never made again, and the driver's
-memory does not grow with the run.
+Ray Data moves the names of rows and files only; an actor reads its rows itself and commits its result itself, so a
+shard that is committed is never made again, and the driver's memory does not grow with the run. The actor holds no
+model: its engine lives in a child process that may die (engines.supervisor).
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from wrpo_ray.config import ResourcesConfig
-from wrpo_ray.errors import raise_own
-from wrpo_ray.schema import stable_hash
+from wrpo_ray.config import FaultsConfig, ResourcesConfig, RowsConfig
+from wrpo_ray.data.budget import Budget, Judge, no_judge
+from wrpo_ray.engines.supervisor import SupervisedEngine
+from wrpo_ray.errors import ModelError, raise_own
+from wrpo_ray.storage import ledger
+from wrpo_ray.storage.ledger import Commit, Finished, Shard
+from wrpo_ray.storage.location import Location, locate
 
 log = logging.getLogger(__name__)
 
 
-def shard_path(folder: Path, number: int, content: str) -> Path:
-    """Return the file of one shard; `content` names what goes into it, so that another cut never takes its place."""
-    return folder / "data" / f"shard-{number:06d}-{stable_hash('shard', content):016x}.parquet"
+@dataclass(frozen=True)
+class ShardedWork:
+    """A step's work: its shards, and what bounds it.
 
-
-def drop_other_files(folder: Path, expected: Sequence[Path]) -> None:
-    """Remove files that an earlier attempt with another cut left behind; they are no part of the result."""
-    for path in set((folder / "data").glob("*.parquet")) - set(expected):
-        log.warning("%s was left by an earlier attempt with other shards; removed", path)
-        path.unlink()
-
-
-def run_shards(
-    actor_class: type,
-    arguments: dict[str, Any],
-    items: Sequence[dict[str, Any]],
-    resources: ResourcesConfig,
-    title: str,
-) -> None:
-    """Give every item to one of `resources.num_replicas` actors and wait for all.
-
-    actor_class: takes `arguments`, is called with one item as a batch of one, and writes the item's file.
-    When this returns, the pool is gone and its resources are the cluster's again.
+    num_rows: rows of the whole step, of which the budget is a share. describe: JSON values that tell a worker its
+    shard. judge: asked before the step is stopped because of the rows set aside, and when it ends.
     """
-    if not items:
-        log.info("%s: every shard is there already", title)
+
+    title: str
+    folder: Location
+    shards: Sequence[Shard]
+    num_rows: int
+    resources: ResourcesConfig
+    faults: FaultsConfig
+    rows: RowsConfig
+    describe: Callable[[Shard], dict[str, Any]]
+    judge: Judge = no_judge
+
+
+class ShardWorker(Protocol):
+    """What an actor does with a shard."""
+
+    engine: SupervisedEngine
+
+    def shard(self, description: dict[str, Any]) -> Shard:
+        """Return the shard that `ShardedWork.describe` described."""
+        ...
+
+    def commit(self, shard: Shard, description: dict[str, Any]) -> Commit:
+        """Do the shard's work and return its commit."""
+        ...
+
+
+class ShardActor:
+    """What Ray Data calls: a batch of one shard in, one small row about it out."""
+
+    def __init__(self, make_worker: Callable[..., ShardWorker], arguments: dict[str, Any], folder: str) -> None:
+        # Kept small: an error in a constructor counts as the death of the actor, one in a call reaches the driver.
+        self.make_worker, self.arguments, self.folder = make_worker, arguments, folder
+        self.worker: ShardWorker | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Commit the shard in `batch`, unless somebody has done so, and report what became of it."""
+        started = time.monotonic()
+        self.worker = worker = self.worker or self.make_worker(**self.arguments)
+        description = json.loads(str(batch["description"][0]))
+        shard = worker.shard(description)
+        try:
+            commit = ledger.read_commit(locate(self.folder), shard.name)
+        except FileNotFoundError:
+            commit = worker.commit(shard, description)
+        set_aside = json.dumps([[row.item, row.code] for row in commit.quarantined])
+        seconds = round(time.monotonic() - started, 3)
+        return {"shard": [shard.name], "num_rows": [commit.num_items], "set_aside": [set_aside], "seconds": [seconds]}
+
+    def __del__(self) -> None:
+        # Ray Data deletes the instance before it ends the actor.
+        if getattr(self, "worker", None) is not None:
+            assert self.worker is not None
+            self.worker.engine.close()
+
+
+def run_shards(work: ShardedWork, make_worker: Callable[..., ShardWorker], arguments: dict[str, Any]) -> Finished:
+    """Have every shard committed by one of `resources.num_replicas` actors, and return what all of them came to.
+
+    make_worker: module-level callable that takes `arguments`, both picklable and small.
+    When this returns, the pool is gone and its resources are the cluster's again.
+    Raises QuarantineError as soon as more rows are set aside than the budget allows, ModelError when a replica dies
+    too often, and any WrpoError of a worker.
+    """
+    todo = ledger.pending(work.folder, work.shards)
+    names = {shard.name for shard in todo}
+    budget = Budget(work.title, work.folder, work.num_rows, work.rows, work.judge)
+    for shard in work.shards:
+        if shard.name not in names:
+            commit = ledger.read_commit(work.folder, shard.name)
+            budget.add(commit.num_items, [(row.item, row.code) for row in commit.quarantined])
+    # Closed at once when the budget stops the step; an exception alone would keep the replicas at work.
+    with contextlib.closing(_reports(work, todo, make_worker, arguments)) as reports:
+        for report in reports:
+            budget.add(report["num_rows"], [(item, code) for item, code in json.loads(report["set_aside"])])
+            log.info("%s: %s committed after %.1f s", work.title, report["shard"], report["seconds"])
+    finished = ledger.finish(work.folder, work.shards)
+    budget.close()
+    return finished
+
+
+def _reports(
+    work: ShardedWork, todo: Sequence[Shard], make_worker: Callable[..., ShardWorker], arguments: dict[str, Any]
+) -> Generator[Mapping[str, Any], None, None]:
+    """Yield one row per shard as soon as it is committed."""
+    if not todo:
+        log.info("%s: every shard is committed already", work.title)
         return
     import ray
     from ray.data import ActorPoolStrategy, DataContext
-    from ray.exceptions import RayError
+    from ray.data.exceptions import ExecutionTimeoutError
+    from ray.exceptions import RayActorError, RayError
 
-    # Loading a large model, or waiting for a node, is no progress to Ray Data; it would stop after 30 minutes.
-    DataContext.get_current().execution_no_progress_timeout_s = -1
-    num_replicas = min(resources.num_replicas, len(items))
+    # Waiting for a node and loading a model are no progress to Ray Data, so its 30 minutes are too short.
+    DataContext.get_current().execution_no_progress_timeout_s = work.faults.no_progress_timeout_s
+    items = [{"description": json.dumps(work.describe(shard))} for shard in todo]
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        ShardActor,
+        batch_size=1,
+        fn_constructor_args=(make_worker, arguments, str(work.folder)),
+        # One shard in flight: a second one would wait behind a long one while other replicas have nothing to do.
+        compute=ActorPoolStrategy(size=min(work.resources.num_replicas, len(todo)), max_tasks_in_flight_per_actor=1),
+        **_remote_arguments(work.resources, work.faults),
+    )
+    try:
+        yield from rows.iter_rows()
+    except RayActorError as error:
+        raise_own(error)
+        raise ModelError(
+            f"{work.title}: a replica died more than {work.faults.max_replica_restarts} times; last: {error}",
+            code="WRPO-E002",
+            help="see the Ray logs of its node; faults.max_replica_restarts is the bound",
+        ) from error
+    except ExecutionTimeoutError as error:
+        raise ModelError(
+            f"{work.title}: no shard ended for {work.faults.no_progress_timeout_s:g} s",
+            code="WRPO-E004",
+            help="the cluster may lack nodes for the replicas; faults.no_progress_timeout_s is the bound",
+        ) from error
+    except RayError as error:
+        raise_own(error)
+        raise
+
+
+def _remote_arguments(resources: ResourcesConfig, faults: FaultsConfig) -> dict[str, Any]:
+    """Return how Ray places and restarts a replica. Without bounds Ray Data would restart it for ever."""
     env_vars = dict(resources.env_vars)
     if resources.num_gpus == 0:
         # Ray no longer hides GPUs from actors that ask for none; an engine would take one that is somebody else's.
         env_vars["CUDA_VISIBLE_DEVICES"] = ""
-    remote_args: dict[str, Any] = {"num_cpus": resources.num_cpus, "runtime_env": {"env_vars": env_vars}}
+    arguments: dict[str, Any] = {
+        "num_cpus": resources.num_cpus,
+        "runtime_env": {"env_vars": env_vars},
+        "max_restarts": faults.max_replica_restarts,
+        "max_task_retries": faults.max_replica_restarts,
+    }
     if resources.num_gpus:
-        remote_args["num_gpus"] = resources.num_gpus
+        arguments["num_gpus"] = resources.num_gpus
     if resources.accelerator_type:
-        remote_args["accelerator_type"] = resources.accelerator_type
-    dataset = ray.data.from_items(list(items), override_num_blocks=len(items)).map_batches(
-        actor_class,
-        batch_size=1,
-        fn_constructor_kwargs=arguments,
-        compute=ActorPoolStrategy(size=num_replicas, max_tasks_in_flight_per_actor=2),
-        **remote_args,
-    )
-    try:
-        finished = dataset.take_all()
-    except RayError as error:
-        raise_own(error)
-        raise
-    log.info("%s: %d shards written by %d replicas", title, len(finished), num_replicas)
+        arguments["accelerator_type"] = resources.accelerator_type
+    return arguments

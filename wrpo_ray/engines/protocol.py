@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +10,8 @@ from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.errors import DataError
 from wrpo_ray.schema import Prompt, Response
 
-log = logging.getLogger(__name__)
+Progress = Callable[[], None]
+"""Called by an engine after each of its steps; one that stays silent for too long is taken for hung."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,42 +22,57 @@ class Answer:
     text: str
 
 
-def encode_fitting(answers: Sequence[Answer], chat: ChatTokenizer, max_tokens: int) -> dict[int, list[int]]:
-    """Return the ids of each answer with its prompt, by position, for those that the reward model can hold.
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Why a row has no result: its code, how many tries it failed, and the last error (never the row's text)."""
 
-    An answer that is too long, or that the chat template refuses, is left out: its reward is NaN, which is counted.
-    """
+    code: str
+    error: str
+    attempts: int = 0
+
+
+class Engine(Protocol):
+    """What generators and scorers share."""
+
+    def is_usable(self) -> bool:
+        """Tell whether the engine can go on after a batch that raised an exception."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine and its memory."""
+        ...
+
+
+class Generator(Engine, Protocol):
+    """Draws responses from one model."""
+
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[list[Response] | SetAside]:
+        """Return for each prompt, in order, its num_samples responses, or why it gets none."""
+        ...
+
+
+class Scorer(Engine, Protocol):
+    """Gives each answer a raw reward."""
+
+    def score(self, answers: Sequence[Answer], progress: Progress) -> list[float | SetAside]:
+        """Return for each answer, in order, its reward, or why it gets none."""
+        ...
+
+
+def encode_fitting(
+    answers: Sequence[Answer], chat: ChatTokenizer, max_tokens: int
+) -> tuple[dict[int, list[int]], dict[int, SetAside]]:
+    """Return by position the ids of the answers that the reward model can hold, and why it cannot hold the others."""
     fitting: dict[int, list[int]] = {}
+    refused: dict[int, SetAside] = {}
     for position, answer in enumerate(answers):
         try:
             ids = chat.encode_conversation(answer.prompt.messages, answer.text)
         except DataError as error:
-            log.warning("an answer to prompt %s cannot be scored: %s", answer.prompt.prompt_id, error)
+            refused[position] = SetAside("answer_template_refused", str(error))
             continue
         if len(ids) <= max_tokens:
             fitting[position] = ids
-    return fitting
-
-
-class Generator(Protocol):
-    """Draws responses from one model."""
-
-    def generate(self, prompts: Sequence[Prompt]) -> list[Response]:
-        """Return num_samples responses per prompt that fits, in order; none for a prompt that does not."""
-        ...
-
-    def close(self) -> None:
-        """Free the engine and its memory."""
-        ...
-
-
-class Scorer(Protocol):
-    """Gives each answer a raw reward."""
-
-    def score(self, answers: Sequence[Answer]) -> list[float]:
-        """Return one reward per answer, in order; NaN for an answer that the reward model cannot hold."""
-        ...
-
-    def close(self) -> None:
-        """Free the engine and its memory."""
-        ...
+        else:
+            refused[position] = SetAside("answer_too_long", f"{len(ids)} tokens, the reward model holds {max_tokens}")
+    return fitting, refused

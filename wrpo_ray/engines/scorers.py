@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wrpo_ray.config import RewardConfig, TransformersRewardConfig, VerifierRewardConfig, VllmRewardConfig
-from wrpo_ray.engines.protocol import Answer, Scorer
+from wrpo_ray.engines.protocol import Answer, Progress, Scorer, SetAside
 from wrpo_ray.errors import DataError
 from wrpo_ray.verifier import verify
 
@@ -16,9 +16,17 @@ class VerifierScorer:
     def __init__(self, reward: VerifierRewardConfig) -> None:
         self.reward = reward
 
-    def score(self, answers: Sequence[Answer]) -> list[float]:
+    def score(self, answers: Sequence[Answer], progress: Progress) -> list[float | SetAside]:
         """See engines.protocol.Scorer. Raises DataError when a prompt has no reference answer."""
-        return [verify(answer.text, self._reference(answer), self.reward) for answer in answers]
+        rewards: list[float | SetAside] = []
+        for answer in answers:
+            rewards.append(verify(answer.text, self._reference(answer), self.reward))
+            progress()
+        return rewards
+
+    def is_usable(self) -> bool:
+        """A rule holds no state."""
+        return True
 
     def close(self) -> None:
         """Nothing is held."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import TransformersRewardConfig
-from wrpo_ray.engines.protocol import Answer, encode_fitting
+from wrpo_ray.engines.protocol import Answer, Progress, SetAside, encode_fitting
 from wrpo_ray.errors import ModelError
-from wrpo_ray.models import tokenizer_of
+from wrpo_ray.models import local_model, tokenizer_of
 
 
 def batches_by_tokens(lengths: Sequence[int], max_batch_tokens: int) -> Iterator[list[int]]:
@@ -36,7 +35,7 @@ class TransformersScorer:
     def __init__(self, reward: TransformersRewardConfig) -> None:
         from transformers import AutoModelForSequenceClassification
 
-        self.reward = reward
+        self.reward = reward = reward.model_copy(update={"path": local_model(reward.path)})
         self.chat = ChatTokenizer(tokenizer_of(reward))
         self.device = torch.device("cuda" if reward.resources.num_gpus > 0 else "cpu")
         self.model = AutoModelForSequenceClassification.from_pretrained(
@@ -48,17 +47,22 @@ class TransformersScorer:
         )
         self.model.to(self.device).eval()
 
-    def score(self, answers: Sequence[Answer]) -> list[float]:
+    def score(self, answers: Sequence[Answer], progress: Progress) -> list[float | SetAside]:
         """See engines.protocol.Scorer."""
-        encoded = encode_fitting(answers, self.chat, self.reward.max_model_len)
+        encoded, refused = encode_fitting(answers, self.chat, self.reward.max_model_len)
         fitting = list(encoded)
-        rewards = [math.nan] * len(answers)
-        lengths = [len(encoded[number]) for number in fitting]
+        outcomes: dict[int, float | SetAside] = dict(refused)
+        lengths = [len(encoded[position]) for position in fitting]
         for batch in batches_by_tokens(lengths, self.reward.max_batch_tokens):
-            numbers = [fitting[position] for position in batch]
-            for number, reward in zip(numbers, self._forward([encoded[number] for number in numbers]), strict=True):
-                rewards[number] = reward
-        return rewards
+            positions = [fitting[number] for number in batch]
+            rewards = self._forward([encoded[position] for position in positions])
+            outcomes.update(zip(positions, rewards, strict=True))
+            progress()
+        return [outcomes[position] for position in range(len(answers))]
+
+    def is_usable(self) -> bool:
+        """See engines.protocol.Engine. After a CUDA error nothing more can be done in the same process."""
+        return self.device.type == "cpu"
 
     def close(self) -> None:
         """See engines.protocol.Scorer."""

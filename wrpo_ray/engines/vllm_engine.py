@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wrpo_ray.config import EngineConfig, ModelFiles
+from wrpo_ray.engines.protocol import Progress
+from wrpo_ray.models import local_model
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -46,13 +50,38 @@ def start_engine(files: ModelFiles, engine: EngineConfig, num_gpus: float, **arg
         # vLLM 0.32 on a CPU cannot draw with a seed for a prompt that it reads in two pieces.
         defaults["enable_chunked_prefill"] = False
     own: dict[str, Any] = {
-        "model": files.path,
+        "model": local_model(files.path),
         "revision": files.revision,
         "tokenizer_revision": files.revision,
         "trust_remote_code": files.trust_remote_code,
     }
     merged: dict[str, Any] = {**defaults, **engine.model_dump(exclude={"extra_args"}), **engine.extra_args, **own}
     return LLM(**merged, **arguments)
+
+
+@contextmanager
+def reporting(engine: LLM, progress: Progress) -> Iterator[None]:
+    """Call `progress` after each engine step that is made inside; what the steps do and give stays as it is."""
+    core: Any = engine.llm_engine
+    step = core.step
+
+    def reported_step() -> Any:
+        outputs = step()
+        progress()
+        return outputs
+
+    core.step = reported_step
+    try:
+        yield
+    finally:
+        del core.step
+
+
+def engine_is_usable(engine: LLM) -> bool:
+    """Tell whether the engine can go on after an exception: its core lives and no request is left half-done."""
+    resources = getattr(engine.llm_engine.engine_core, "resources", None)
+    dead = getattr(resources, "engine_dead", False)
+    return not dead and not engine.llm_engine.has_unfinished_requests()
 
 
 def stop_engine(engine: LLM) -> None:

@@ -7,22 +7,20 @@ The prompt's prefix is computed once: vLLM's prefix cache serves the other K-1 r
 
 from __future__ import annotations
 
-import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import ModelConfig, SamplingConfig
-from wrpo_ray.engines.vllm_engine import start_engine, stop_engine
+from wrpo_ray.engines.protocol import Progress, SetAside
+from wrpo_ray.engines.vllm_engine import engine_is_usable, reporting, start_engine, stop_engine
 from wrpo_ray.errors import DataError
-from wrpo_ray.models import tokenizer_of
+from wrpo_ray.models import local_model, tokenizer_of
 from wrpo_ray.schema import Prompt, Response, stable_hash
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
-
-
-log = logging.getLogger(__name__)
 
 
 def request_seed(run_seed: int, prompt_id: str, identity: str, sample_index: int) -> int:
@@ -34,46 +32,55 @@ class VllmGenerator:
     """A model in vLLM; satisfies engines.protocol.Generator."""
 
     def __init__(self, model: ModelConfig, run_seed: int, identity: str) -> None:
+        model = model.model_copy(update={"path": local_model(model.path)})
         self.model, self.run_seed, self.identity = model, run_seed, identity
         self.chat = ChatTokenizer(tokenizer_of(model))
         self.engine = start_engine(model, model.engine, model.resources.num_gpus, runner="generate", seed=run_seed)
         self.max_prompt_tokens = model.engine.max_model_len - model.sampling.max_tokens
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Response]:
+    def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[list[Response] | SetAside]:
         """See engines.protocol.Generator."""
         from vllm.inputs import TokensPrompt
 
-        encoded = [(prompt, self._encode(prompt)) for prompt in prompts]
+        encoded = [self._encode(prompt) for prompt in prompts]
         requests = [
             (prompt, ids, index)
-            for prompt, ids in encoded
-            if ids is not None
+            for prompt, ids in zip(prompts, encoded, strict=True)
+            if not isinstance(ids, SetAside)
             for index in range(self.model.sampling.num_samples)
         ]
-        if not requests:
-            return []
-        outputs = self.engine.generate(
-            [TokensPrompt(prompt_token_ids=ids) for _, ids, _ in requests],
-            [self._sampling_params(prompt.prompt_id, index) for prompt, _, index in requests],
-            use_tqdm=False,
-        )
+        drawn: defaultdict[str, list[Response]] = defaultdict(list)
+        if requests:
+            with reporting(self.engine, progress):
+                outputs = self.engine.generate(
+                    [TokensPrompt(prompt_token_ids=ids) for _, ids, _ in requests],
+                    [self._sampling_params(prompt.prompt_id, index) for prompt, _, index in requests],
+                    use_tqdm=False,
+                )
+            for (prompt, _, index), output in zip(requests, outputs, strict=True):
+                drawn[prompt.prompt_id].append(self._response(prompt, index, output.outputs[0]))
         return [
-            self._response(prompt, index, output.outputs[0])
-            for (prompt, _, index), output in zip(requests, outputs, strict=True)
+            ids if isinstance(ids, SetAside) else drawn[prompt.prompt_id]
+            for prompt, ids in zip(prompts, encoded, strict=True)
         ]
+
+    def is_usable(self) -> bool:
+        """See engines.protocol.Engine."""
+        return engine_is_usable(self.engine)
 
     def close(self) -> None:
         """See engines.protocol.Generator."""
         stop_engine(self.engine)
 
-    def _encode(self, prompt: Prompt) -> list[int] | None:
-        """Return the prompt's ids, or None when the template refuses it or it leaves no room for an answer."""
+    def _encode(self, prompt: Prompt) -> list[int] | SetAside:
+        """Return the prompt's ids, or why it gets no response."""
         try:
             ids = self.chat.encode_prompt(prompt.messages)
         except DataError as error:
-            log.warning("prompt %s gets no response: %s", prompt.prompt_id, error)
-            return None
-        return ids if len(ids) <= self.max_prompt_tokens else None
+            return SetAside("prompt_template_refused", str(error))
+        if len(ids) > self.max_prompt_tokens:
+            return SetAside("prompt_too_long", f"{len(ids)} tokens, {self.max_prompt_tokens} leave room for an answer")
+        return ids
 
     def _sampling_params(self, prompt_id: str, sample_index: int) -> SamplingParams:
         seed = request_seed(self.run_seed, prompt_id, self.identity, sample_index)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from wrpo_ray.errors import DataError
 from wrpo_ray.schema import ScoredResponse, stable_hash
-from wrpo_ray.storage import iter_rows
+from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.tables import iter_rows
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def prompt_means(scored: Path) -> dict[str, dict[str, float]]:
+def prompt_means(scored: Location) -> dict[str, dict[str, float]]:
     """Return the mean finite reward of every prompt that has one, by model, from a scoring step of several models."""
     rewards: dict[str, dict[str, list[float]]] = {}
     for rows in iter_rows(scored, ScoredResponse):
@@ -60,7 +60,7 @@ class Comparison:
     num_prompts_left_out: int
 
 
-def compare(scored: Path, names: Sequence[str], num_prompts: int, num_bootstrap: int, seed: int) -> Comparison:
+def compare(scored: Location, names: Sequence[str], num_prompts: int, num_bootstrap: int, seed: int) -> Comparison:
     """Return per model its reward, and its gain over the model before it in `names` on the same prompts.
 
     scored: a finished scoring step that holds the responses of all models in `names` to `num_prompts` prompts.
@@ -68,7 +68,11 @@ def compare(scored: Path, names: Sequence[str], num_prompts: int, num_bootstrap:
     means = prompt_means(scored)
     shared = sorted(set.intersection(*(set(means.get(name, {})) for name in names)))
     if not shared:
-        raise DataError(f"{scored}: the models {', '.join(names)} have no prompt with a finite reward in common")
+        raise DataError(
+            f"{scored}: the models {', '.join(names)} have no prompt with a finite reward in common",
+            code="WRPO-D032",
+            help="see the quarantine folder of the step evaluation-score",
+        )
     table: dict[str, dict[str, Estimate]] = {}
     for position, name in enumerate(names):
         values = [means[name][prompt_id] for prompt_id in shared]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig
 from wrpo_ray.config_rules import model_sections
-from wrpo_ray.errors import ConfigError, DataError, Problem, list_problems
+from wrpo_ray.errors import ConfigError, DataError, Problem
 from wrpo_ray.preflight.model_folder import (
     ModelFacts,
     check_max_length,
@@ -18,7 +18,6 @@ from wrpo_ray.preflight.model_folder import (
     locate_model,
 )
 from wrpo_ray.preflight.tokenizer import check_tokenizer
-from wrpo_ray.prompt_files import shown
 from wrpo_ray.prompts import PromptSet, read_prompts
 from wrpo_ray.schema import Prompt
 from wrpo_ray.verifier import last_number
@@ -33,10 +32,11 @@ def check_run(config: FuseConfig) -> list[Problem]:
 def require_runnable(config: FuseConfig) -> None:
     """Raise one error with every problem: ConfigError if a model is among them, DataError if only prompts are."""
     models, data = _check(config)
+    title = f"run {config.run.name} cannot start"
     if models:
-        raise ConfigError(list_problems(f"run {config.run.name} cannot start", [*models, *data]))
+        raise ConfigError.of(title, [*models, *data])
     if data:
-        raise DataError(list_problems(f"run {config.run.name} cannot start", data))
+        raise DataError.of(title, data)
 
 
 def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem]]:
@@ -86,13 +86,14 @@ def _check_prompt_set(config: FuseConfig, place: str, prompt_set: PromptSet) -> 
         for split in ("sft", "preference"):
             if not any(prompt.split == split for prompt in prompt_set.prompts):
                 value = f"{len(prompt_set.prompts)} prompts, sft_fraction {config.prompts.sft_fraction:.3g}"
-                yield Problem("prompts", value, f"no prompt falls into the {split} part", "add prompts")
+                yield Problem("prompts", value, f"no prompt falls into the {split} part", "add prompts", "WRPO-D016")
     if config.reward.type == "verifier" and config.reward.mode == "numeric":
         wordy = [prompt for prompt in prompt_set.prompts if last_number(prompt.answer or "") is None]
         if wordy:
-            value = f"{len(wordy)} answers, the first {shown(wordy[0].answer)} (prompt_id {wordy[0].prompt_id})"
+            value = f"{len(wordy)} answers, the first of prompt_id {wordy[0].prompt_id}"
             rule = "the verifier compares numbers, and these answers hold none"
-            yield Problem(f"{place}.answer_column", value, rule, "correct the answers, or set reward.mode to exact")
+            fix = "correct the answers, or set reward.mode to exact"
+            yield Problem(f"{place}.answer_column", value, rule, fix, "WRPO-D017")
 
 
 def _check_lengths(config: FuseConfig, prompts: list[Prompt], chat: ChatTokenizer) -> Iterator[Problem]:
@@ -102,7 +103,9 @@ def _check_lengths(config: FuseConfig, prompts: list[Prompt], chat: ChatTokenize
         shortest = _shortest_over(limit, [prompt for prompt in prompts if prompt.split == split], chat)
         if shortest is not None:
             rule = f"every prompt of its part is longer; the shortest has {shortest} tokens"
-            yield Problem(f"{place}.max_prompt_length", str(limit), rule, f"raise it to {shortest} or more")
+            yield Problem(
+                f"{place}.max_prompt_length", str(limit), rule, f"raise it to {shortest} or more", "WRPO-D018"
+            )
 
 
 def _shortest_over(limit: int, prompts: list[Prompt], chat: ChatTokenizer) -> int | None:
@@ -127,4 +130,4 @@ def _check_heldout(training: PromptSet, evaluation: PromptSet | None = None) -> 
     if evaluation and shared:
         value = f"{len(shared)} of {len(evaluation.prompts)} prompts, the first prompt_id {shared[0]}"
         rule = "these are training prompts too; rewards on them say nothing about new ones"
-        yield Problem("evaluation.prompts", value, rule, "take them out of one of the two")
+        yield Problem("evaluation.prompts", value, rule, "take them out of one of the two", "WRPO-D019")

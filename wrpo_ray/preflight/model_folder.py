@@ -58,12 +58,13 @@ def locate_model(place: str, files: ModelFiles) -> ModelFacts | Problem:
     folder = Path(files.path).expanduser()
     if not folder.is_dir():
         rule = "no such folder" if not folder.exists() else "a model is a folder in Hugging Face format, not a file"
-        return Problem(f"{place}.path", files.path, rule, "correct the path; every node must see it")
+        return Problem(f"{place}.path", files.path, rule, "correct the path; every node must see it", "WRPO-M002")
     if not (folder / "config.json").is_file():
         if any(path.suffix == ".gguf" for path in folder.iterdir()):
-            return Problem(f"{place}.path", files.path, "GGUF models cannot be trained or sampled", _convert(".gguf"))
+            rule = "GGUF models cannot be trained or sampled"
+            return Problem(f"{place}.path", files.path, rule, _convert(".gguf"), "WRPO-M006")
         fix = "name a folder in Hugging Face format"
-        return Problem(f"{place}.path", files.path, "the folder holds no config.json", fix)
+        return Problem(f"{place}.path", files.path, "the folder holds no config.json", fix, "WRPO-M003")
     return _facts(place, files, folder, frozenset(path.name for path in folder.iterdir()), is_whole=True)
 
 
@@ -75,23 +76,30 @@ def _locate_on_hub(place: str, files: ModelFiles) -> ModelFacts | Problem:
         folder = Path(hf_hub_download(files.path, "config.json", revision=files.revision)).parent
     except hub_errors.HFValidationError:
         rule = "neither a folder nor a hub name of the form organisation/name"
-        return Problem(f"{place}.path", files.path, rule, "correct the path")
+        return Problem(f"{place}.path", files.path, rule, "correct the path", "WRPO-M002")
     except hub_errors.GatedRepoError:
         rule = "the hub gives this model only to accounts that accepted its terms"
-        return Problem(f"{place}.path", files.path, rule, "accept them on its page and log in with `hf auth login`")
+        fix = "accept them on its page and log in with `hf auth login`"
+        return Problem(f"{place}.path", files.path, rule, fix, "WRPO-M012")
     except hub_errors.RevisionNotFoundError:
-        return Problem(f"{place}.revision", str(files.revision), "no such revision on the hub", "correct it")
+        return Problem(
+            f"{place}.revision", str(files.revision), "no such revision on the hub", "correct it", "WRPO-M011"
+        )
     except hub_errors.LocalEntryNotFoundError:
         rule = "no such folder, and the hub's copy is neither cached nor within reach"
         fix = f"correct the path, or fetch it where there is a network: hf download {files.path}"
-        return Problem(f"{place}.path", files.path, rule, fix)
+        return Problem(f"{place}.path", files.path, rule, fix, "WRPO-M013")
     except hub_errors.EntryNotFoundError:
-        return Problem(f"{place}.path", files.path, "the hub model holds no config.json", "name another model")
+        rule = "the hub model holds no config.json"
+        return Problem(f"{place}.path", files.path, rule, "name another model", "WRPO-M003")
     except hub_errors.RepositoryNotFoundError:
         rule = "no such folder, and no such model on the hub (or it is private)"
-        return Problem(f"{place}.path", files.path, rule, "correct the path, or log in with `hf auth login`")
+        return Problem(
+            f"{place}.path", files.path, rule, "correct the path, or log in with `hf auth login`", "WRPO-M011"
+        )
     except OSError as error:
-        return Problem(f"{place}.path", files.path, f"the hub does not answer: {shown(str(error))}", "try again later")
+        rule = f"the hub does not answer: {shown(str(error))}"
+        return Problem(f"{place}.path", files.path, rule, "try again later", "WRPO-M013")
     names = _names_on_hub(files)
     if names is None:
         return _facts(place, files, folder, frozenset(path.name for path in folder.iterdir()), is_whole=True)
@@ -113,9 +121,11 @@ def _facts(place: str, files: ModelFiles, folder: Path, names: frozenset[str], i
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return Problem(f"{place}.path", files.path, f"config.json cannot be read: {error}", "fetch the model again")
+        rule = f"config.json cannot be read: {error}"
+        return Problem(f"{place}.path", files.path, rule, "fetch the model again", "WRPO-M003")
     if not isinstance(config, dict):
-        return Problem(f"{place}.path", files.path, "config.json must hold an object", "fetch the model again")
+        rule = "config.json must hold an object"
+        return Problem(f"{place}.path", files.path, rule, "fetch the model again", "WRPO-M003")
     return ModelFacts(folder, config, names, is_whole)
 
 
@@ -131,11 +141,13 @@ def check_weights(place: str, facts: ModelFacts) -> Iterator[Problem]:
     pickles = sorted(name for name in facts.names if name.endswith(_PICKLE_SUFFIXES) and name != "training_args.bin")
     if pickles:
         rule = f"weights must be safetensors; {pickles[0]} is a pickle, which can run code when it is read"
-        yield Problem(path, str(facts.folder), rule, _convert(Path(pickles[0]).suffix))
+        yield Problem(path, str(facts.folder), rule, _convert(Path(pickles[0]).suffix), "WRPO-M006")
     elif gguf := sorted(name for name in facts.names if name.endswith(".gguf")):
-        yield Problem(path, str(facts.folder), f"weights must be safetensors, not GGUF ({gguf[0]})", _convert(".gguf"))
+        rule = f"weights must be safetensors, not GGUF ({gguf[0]})"
+        yield Problem(path, str(facts.folder), rule, _convert(".gguf"), "WRPO-M006")
     else:
-        yield Problem(path, str(facts.folder), "the model has no weights (*.safetensors)", "fetch the model again")
+        rule = "the model has no weights (*.safetensors)"
+        yield Problem(path, str(facts.folder), rule, "fetch the model again", "WRPO-M005")
 
 
 def _convert(suffix: str) -> str:
@@ -149,11 +161,13 @@ def _check_shards(path: str, facts: ModelFacts) -> Iterator[Problem]:
         index = json.loads((facts.folder / _SAFETENSORS_INDEX).read_text(encoding="utf-8"))
         shards = sorted(set(index["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        yield Problem(path, _SAFETENSORS_INDEX, f"the index of the weights cannot be read: {error!r}", "fetch it again")
+        rule = f"the index of the weights cannot be read: {error!r}"
+        yield Problem(path, _SAFETENSORS_INDEX, rule, "fetch it again", "WRPO-M005")
         return
     if missing := [shard for shard in shards if shard not in facts.names]:
         rule = f"{len(missing)} of {len(shards)} files of weights are missing, the first is {missing[0]}"
-        yield Problem(path, str(facts.folder), rule, "fetch the model again; an interrupted download can be resumed")
+        fix = "fetch the model again; an interrupted download can be resumed"
+        yield Problem(path, str(facts.folder), rule, fix, "WRPO-M005")
 
 
 def check_remote_code(place: str, files: ModelFiles, facts: ModelFacts) -> Iterator[Problem]:
@@ -171,7 +185,7 @@ def check_remote_code(place: str, files: ModelFiles, facts: ModelFacts) -> Itera
         return
     rule = f"the model runs code of its own ({shown(sorted(auto_map))}), and trust_remote_code is false"
     fix = "read that code; then set trust_remote_code: true with a pinned revision, or choose another model"
-    yield Problem(f"{place}.trust_remote_code", "false", rule, fix)
+    yield Problem(f"{place}.trust_remote_code", "false", rule, fix, "WRPO-M007")
 
 
 def _max_positions(facts: ModelFacts) -> int | None:
@@ -196,7 +210,7 @@ def check_max_model_len(place: str, files: ModelFiles, facts: ModelFacts) -> Ite
         return
     if limit is not None and value > limit:
         rule = f"the model has {limit} positions (max_position_embeddings)"
-        yield Problem(field, str(value), rule, f"set it to {limit} or less")
+        yield Problem(field, str(value), rule, f"set it to {limit} or less", "WRPO-M008")
 
 
 def check_max_length(place: str, train: TrainConfig, facts: ModelFacts) -> Iterator[Problem]:
@@ -204,7 +218,7 @@ def check_max_length(place: str, train: TrainConfig, facts: ModelFacts) -> Itera
     limit = _max_positions(facts)
     if limit is not None and train.max_length > limit:
         rule = f"the target has {limit} positions (max_position_embeddings)"
-        yield Problem(f"{place}.max_length", str(train.max_length), rule, f"set it to {limit} or less")
+        yield Problem(f"{place}.max_length", str(train.max_length), rule, f"set it to {limit} or less", "WRPO-M008")
 
 
 def check_reward(reward: VllmRewardConfig | TransformersRewardConfig, facts: ModelFacts) -> Iterator[Problem]:
@@ -216,14 +230,16 @@ def check_reward(reward: VllmRewardConfig | TransformersRewardConfig, facts: Mod
     accepted = _VLLM_REWARD_ARCHITECTURE if reward.type == "vllm" else _REWARD_ARCHITECTURE
     if not own_class and not any(accepted.search(name) for name in facts.architectures):
         rule = f"a reward model must be a sequence classifier; this one is {shown(facts.architectures)}"
-        yield Problem("reward.path", reward.path, rule, "name a reward model")
+        yield Problem("reward.path", reward.path, rule, "name a reward model", "WRPO-M009")
         return
     if isinstance(reward, TransformersRewardConfig) and reward.score_field == "score":
         return
     num_labels = _num_labels(facts.config)
     if num_labels != 1:
         rule = f"the reward is the logit of one label; this classifier has {num_labels}"
-        yield Problem("reward.path", reward.path, rule, "name a reward model with one label (num_labels 1)")
+        yield Problem(
+            "reward.path", reward.path, rule, "name a reward model with one label (num_labels 1)", "WRPO-M010"
+        )
 
 
 def _num_labels(config: dict[str, Any]) -> int:

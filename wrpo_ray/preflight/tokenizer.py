@@ -31,14 +31,17 @@ def check_tokenizer(place: str, files: ModelFiles, facts: ModelFacts) -> ChatTok
         if type(error) is not Exception and not isinstance(error, _LOAD_ERRORS):
             raise
         rule = f"the tokenizer cannot be loaded: {shown(str(error), 200)}"
-        return Problem(f"{place}.path", files.path, rule, "fetch the model again; check its tokenizer files")
+        return Problem(
+            f"{place}.path", files.path, rule, "fetch the model again; check its tokenizer files", "WRPO-M014"
+        )
     try:
         chat = ChatTokenizer(tokenizer)
         chat.encode_prompt(_GREETING)
         chat.encode_conversation(_GREETING, "Hi")
     except (ModelError, DataError, jinja2.TemplateError, TypeError) as error:
         rule = f"the chat template fails on a plain conversation: {error}"
-        return Problem(f"{place}.chat_template", _origin(files), rule, "name a working template in chat_template")
+        fix = "name a working template in chat_template"
+        return Problem(f"{place}.chat_template", _origin(files), rule, fix, "WRPO-M015")
     return chat
 
 
@@ -53,7 +56,8 @@ def _check_template_file(place: str, files: ModelFiles) -> Problem | None:
     try:
         text = Path(files.chat_template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        return Problem(field, files.chat_template, f"the template file cannot be read: {error}", "correct the path")
+        rule = f"the template file cannot be read: {error}"
+        return Problem(field, files.chat_template, rule, "correct the path", "WRPO-M015")
     return _check_syntax(field, files.chat_template, text)
 
 
@@ -63,7 +67,7 @@ def _check_syntax(field: str, value: str, text: str) -> Problem | None:
         jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_without_generation_tags(text))
     except jinja2.TemplateSyntaxError as error:
         rule = f"the template is not valid Jinja, line {error.lineno}: {error.message}"
-        return Problem(field, value, rule, "correct the template")
+        return Problem(field, value, rule, "correct the template", "WRPO-M015")
     return None
 
 
@@ -91,10 +95,12 @@ def _check_template_present(place: str, files: ModelFiles, facts: ModelFacts) ->
     except FileNotFoundError:
         template = None
     except (OSError, ValueError, AttributeError) as error:
-        return Problem(f"{place}.path", files.path, f"tokenizer_config.json cannot be read: {error}", "fetch it again")
+        rule = f"tokenizer_config.json cannot be read: {error}"
+        return Problem(f"{place}.path", files.path, rule, "fetch it again", "WRPO-M014")
     if isinstance(template, str):
         return _check_syntax(f"{place}.path", f"{files.path}/tokenizer_config.json", template)
     if template:
         return None
-    rule = "the model has no chat template (tokenizer_config.json, chat_template.jinja)"
-    return Problem(f"{place}.chat_template", "null", rule, "name a Jinja template, or choose an instruct model")
+    rule = f"{files.path} has no chat template (tokenizer_config.json, chat_template.jinja: not found)"
+    fix = f"set `{place}.chat_template: path/to/template.jinja`, or choose an instruct model"
+    return Problem(f"{place}.chat_template", "null", rule, fix, "WRPO-M004")

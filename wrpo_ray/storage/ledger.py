@@ -17,7 +17,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
@@ -77,7 +76,8 @@ def planned(folder: Location, items: Sequence[str], items_per_shard: int) -> lis
                 f"{place} plans {plan['num_items']} other items than the {len(items)} of this run", code="WRPO-S018"
             )
     size = plan["items_per_shard"]
-    return [Shard(number, tuple(items[start : start + size])) for number, start in enumerate(range(0, len(items), size))]
+    cuts = [tuple(items[start : start + size]) for start in range(0, len(items), size)]
+    return [Shard(number, cut) for number, cut in enumerate(cuts)]
 
 
 def items_digest(items: Iterable[str]) -> str:
@@ -168,7 +168,7 @@ def finish(folder: Location, shards: Sequence[Shard]) -> Finished:
     """
     commits = [_whole(folder, shard) for shard in shards]
     quarantined = tuple(row for entry in commits for row in entry.quarantined)
-    files = [*(entry.file for entry in commits), *_write_quarantine(folder, quarantined)]
+    files = [*(entry.file for entry in commits), *write_quarantine(folder, quarantined)]
     named = {entry.path for entry in files}
     for place in [*(folder / "data").walk(), *(folder / "quarantine").walk()]:
         if place.relative_to(folder) not in named:
@@ -194,7 +194,8 @@ def _whole(folder: Location, shard: Shard) -> Commit:
     return entry
 
 
-def _write_quarantine(folder: Location, rows: Sequence[QuarantinedRow]) -> list[FileEntry]:
+def write_quarantine(folder: Location, rows: Sequence[QuarantinedRow]) -> list[FileEntry]:
+    """Write quarantine/<code>.jsonl, one line per row that has no result, and return the files' entries."""
     by_code: defaultdict[str, list[QuarantinedRow]] = defaultdict(list)
     for row in rows:
         by_code[row.code].append(row)

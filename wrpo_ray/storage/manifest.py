@@ -99,6 +99,8 @@ def require_manifest(folder: Location) -> Manifest:
     manifest = read_manifest(folder)
     if manifest is None:
         raise StorageError(
-            f"{folder} has no {MANIFEST}: the step that writes it is not complete", code="WRPO-S012", help="run it first"
+            f"{folder} has no {MANIFEST}: the step that writes it is not complete",
+            code="WRPO-S012",
+            help="run it first",
         )
     return manifest

@@ -9,9 +9,17 @@ from pydantic import SerializeAsAny, model_validator
 
 from wrpo_ray.batching import BatchSizes, num_steps_per_epoch
 from wrpo_ray.config import Frozen, ModelFiles, SFTConfig, TrackingConfig, TrainConfig, WRPOConfig
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.manifest import FileEntry
 
 Kind = Literal["sft", "reference", "wrpo"]
-_FREE_FIELDS = {"max_failures", "log_every_steps", "checkpoint_every_steps"}
+# Of a step's folder; goes once the step's manifest is written.
+SCRATCH = "scratch"
+# How a run is spread over machines, saved and logged changes its trajectory by rounding at most.
+_FREE_FIELDS = {
+    "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_size", "zero_stage", "max_failures",
+    "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps",
+}  # fmt: skip
 
 
 class TrainJob(Frozen):
@@ -22,11 +30,12 @@ class TrainJob(Frozen):
     seed: int
     train: SerializeAsAny[TrainConfig]
     model: ModelFiles
-    tokens: str
-    """Parquet file with the tokenised rows."""
+    tokens: FileEntry
+    """Parquet file with the tokenised rows, below the scratch folder."""
     num_rows: int
     pad_token_id: int
     out: str
+    """The step's folder, as `locate` reads it."""
     tracking: TrackingConfig
 
     @model_validator(mode="before")
@@ -35,6 +44,21 @@ class TrainJob(Frozen):
         section = SFTConfig if values["kind"] == "sft" else WRPOConfig
         train = values["train"]
         return values if isinstance(train, TrainConfig) else {**values, "train": section.model_validate(train)}
+
+    @property
+    def folder(self) -> Location:
+        """The step's folder."""
+        return locate(self.out)
+
+    @property
+    def scratch(self) -> Location:
+        """Working state: tokens, checkpoints, attempts."""
+        return self.folder / SCRATCH
+
+    @property
+    def checkpoints(self) -> Location:
+        """Where the checkpoints of this trajectory lie."""
+        return self.scratch / "checkpoints" / self.digest
 
     @property
     def sizes(self) -> BatchSizes:
@@ -50,10 +74,11 @@ class TrainJob(Frozen):
         return self.train.num_epochs * self.steps_per_epoch
 
     @property
-    def ray_train_name(self) -> str:
-        """Name under which Ray Train keeps its state: another job never resumes from this one's checkpoints.
+    def digest(self) -> str:
+        """12 hex digits that name the trajectory: rows, their order, objective and optimizer.
 
-        What says nothing about the state (how often to log or save, where metrics go) may change between attempts.
+        A checkpoint of another one is never loaded. The model needs no place in it: the step's folder is its own.
         """
-        told = self.model_dump_json(exclude={"tracking": True, "train": _FREE_FIELDS})
-        return f"{self.kind}-{hashlib.sha256(told.encode('utf-8')).hexdigest()[:12]}"
+        fields = {"kind", "seed", "tokens", "num_rows", "pad_token_id", "train"}
+        told = self.model_dump_json(include=fields, exclude={"train": _FREE_FIELDS})
+        return hashlib.sha256(told.encode("utf-8")).hexdigest()[:12]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import math
 import os
-import random
-import shutil
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
-import numpy
 import ray.train
 import ray.train.torch
 import torch
@@ -21,27 +16,37 @@ import torch.distributed as distributed
 from wrpo_ray.batching import StepPlan, epoch_order, plan_step
 from wrpo_ray.config import WRPOConfig
 from wrpo_ray.schema import stable_hash
+from wrpo_ray.storage.manifest import FileEntry
+from wrpo_ray.train import resume
+from wrpo_ray.train.files import on_node, replace_folder
 from wrpo_ray.train.job import TrainJob
-from wrpo_ray.train.metrics import MetricsWriter
+from wrpo_ray.train.metrics import TENSORBOARD, MetricsWriter
 from wrpo_ray.train.model import load_model, save_model
+from wrpo_ray.train.preemption import PreemptionWatch
+from wrpo_ray.train.random_state import seed_everything
+from wrpo_ray.train.ranks import Ranks, current_ranks
 from wrpo_ray.train.tasks import SFTTask, Task, WRPOTask
 from wrpo_ray.train.tokens import TokenTable, name_some
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
 class Worker:
-    """One rank's share of a run. `epoch` and `order` are the row order in use."""
+    """One rank's share of a run. `epoch` and `order` are the row order in use; rank 0 has the writer."""
 
     job: TrainJob
+    ranks: Ranks
+    attempt: resume.Attempt
     engine: Any
     task: Task
     table: TokenTable
     device: torch.device
-    rank: int
+    writer: MetricsWriter | None = None
     epoch: int = -1
     order: tuple[int, ...] = ()
+
+    @property
+    def rank(self) -> int:
+        return self.ranks.rank
 
     def plan(self, step: int) -> StepPlan:
         epoch = step // self.job.steps_per_epoch
@@ -56,63 +61,80 @@ class StoppedError(ArithmeticError):
 
 
 def train_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
-    """Run on every Ray Train worker; return {"error": message} or the last step's metrics."""
+    """Run on every Ray Train worker; return {"error": message}, or the last step's metrics and the files made."""
     job = TrainJob.model_validate(raw_job)
-    worker = set_up(job)
-    first_step = resume(worker)
-    writer = MetricsWriter(job, first_step) if worker.rank == 0 else None
-    metrics: dict[str, float | int] = {}
+    ranks = current_ranks()
+    worker = set_up(job, ranks, resume.begin(job, ranks))
     try:
-        for step in range(first_step, job.num_steps):
-            metrics = train_step(worker, step)
-            done = step + 1
-            if writer and (done % job.train.log_every_steps == 0 or done == job.num_steps):
-                writer.write(done, metrics)
-            if job.train.checkpoint_every_steps and done % job.train.checkpoint_every_steps == 0:
-                report_checkpoint(worker, done, metrics)
+        metrics = train(worker)
     except StoppedError as error:
+        if worker.writer:
+            worker.writer.close()
         return {"error": str(error)}
-    finally:
-        if writer:
-            writer.close()
-    save_final(worker)
-    return {"metrics": metrics}
+    files = save_final(worker)
+    resume.end(job, worker.attempt, ranks)
+    return {"metrics": metrics, "files": [dataclasses.asdict(entry) for entry in files]}
 
 
-def set_up(job: TrainJob) -> Worker:
-    """Return this rank's worker: seeds, model, DeepSpeed engine, rows."""
+def train(worker: Worker) -> dict[str, float | int]:
+    """Take all steps that are left, saving and logging on the way; return the last step's metrics."""
+    job, first_step = worker.job, worker.attempt.first_step
+    watch = PreemptionWatch()
+    metrics: dict[str, float | int] = {}
+    for step in range(first_step, job.num_steps):
+        metrics = train_step(worker, step)
+        done = step + 1
+        if worker.writer and (done % job.train.log_every_steps == 0 or done == job.num_steps):
+            worker.writer.write(done, metrics)
+        due = bool(job.train.checkpoint_every_steps) and done % job.train.checkpoint_every_steps == 0
+        if watch.noticed() or due:
+            checkpoint(worker, done)
+    return metrics
+
+
+def set_up(job: TrainJob, ranks: Ranks, attempt: resume.Attempt) -> Worker:
+    """Return this rank's worker: model, DeepSpeed engine, rows, all as they were at the attempt's first step."""
     device = ray.train.torch.get_device()
     device = cast(torch.device, device[0] if isinstance(device, list) else device)
     # DeepSpeed looks for accelerators when it is imported and would take a GPU that this worker was not given.
     os.environ["DS_ACCELERATOR"] = device.type
     from wrpo_ray.train import zero
 
-    seed = stable_hash("train", job.seed, job.kind) % 2**32
-    random.seed(seed)
-    numpy.random.seed(seed)
-    torch.manual_seed(seed)
-    model = load_model(job.model, job.train)
+    seed_everything(stable_hash("train", job.seed, job.kind) % 2**32)
+    model = load_model(on_node(job.model), job.train)
     model.train()
     engine = zero.start_engine(model, job.train, job.sizes.num_micro_batches, job.num_steps)
     task: Task = SFTTask(job.pad_token_id)
     if isinstance(job.train, WRPOConfig):
         task = WRPOTask(job.train, job.num_steps, job.pad_token_id)
-    table = TokenTable(Path(job.tokens), task.responses)
-    return Worker(job, engine, task, table, device, ray.train.get_context().get_world_rank())
+    worker = Worker(job, ranks, attempt, engine, task, TokenTable(job.scratch, job.tokens, task.responses), device)
+    if ranks.rank == 0:
+        worker.writer = MetricsWriter(job, resume.history_of(attempt), attempt.working)
+    restore(worker)
+    return worker
 
 
-def resume(worker: Worker) -> int:
-    """Load the last checkpoint that Ray Train knows, if any; return the optimizer steps that are done."""
+def layout(worker: Worker) -> dict[str, int]:
+    """Return what decides how a checkpoint can be loaded."""
     from wrpo_ray.train import zero
 
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0
-    with checkpoint.as_directory() as folder:
-        zero.load_checkpoint(worker.engine, Path(folder))
-    step = int(worker.engine.global_steps)
-    log.info("resumed at step %d", step)
-    return step
+    return {"world_size": worker.ranks.size, "zero_stage": zero.zero_stage(worker.job.train)}
+
+
+def restore(worker: Worker) -> None:
+    """Put engine and generators where the attempt's checkpoint left them; all ranks call it."""
+    job, attempt, ranks = worker.job, worker.attempt, worker.ranks
+    # Ranks draw other numbers than one another; where the saved ones fit, they take their place.
+    seed_everything(stable_hash("train", job.seed, job.kind, attempt.first_step, ranks.rank) % 2**32)
+    if attempt.opened.checkpoint is not None:
+        resume.restore_engine(job, ranks, attempt, worker.engine, layout(worker))
+        resume.restore_random(attempt, ranks)
+
+
+def checkpoint(worker: Worker, done: int) -> None:
+    """Store the training state after `done` optimizer steps; all ranks call it."""
+    history = worker.writer.history if worker.writer else ""
+    resume.save(worker.job, worker.ranks, worker.attempt, worker.engine, done, layout(worker), history)
 
 
 def train_step(worker: Worker, step: int) -> dict[str, float | int]:
@@ -177,24 +199,17 @@ def gathered(items: list[str]) -> list[str]:
     return [item for part in parts for item in part]
 
 
-def report_checkpoint(worker: Worker, step: int, metrics: dict[str, float | int]) -> None:
-    """Store the training state in Ray Train's storage; all ranks call it."""
+def save_final(worker: Worker) -> list[FileEntry]:
+    """Store the trained model and all metrics; return their entries on rank 0, none elsewhere; all ranks call it."""
     from wrpo_ray.train import zero
 
-    # Ranks on one machine need their own folders: Ray Train merges what each of them hands in.
-    folder = Path(tempfile.mkdtemp(prefix=f"wrpo-checkpoint-{worker.rank}-"))
-    try:
-        zero.save_checkpoint(worker.engine, folder)
-        ray.train.report({"step": step, **metrics}, checkpoint=ray.train.Checkpoint.from_directory(str(folder)))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def save_final(worker: Worker) -> None:
-    """Write the trained model to <out>/model; all ranks call it."""
-    from wrpo_ray.train import zero
-
+    job, files = worker.job, []
     state = zero.whole_state(worker.engine)
-    if state is not None:
-        save_model(worker.engine.module, state, worker.job.model, Path(worker.job.out) / "model")
-    distributed.barrier()
+    if state is not None and worker.writer is not None:
+        folder = worker.attempt.working / "model"
+        save_model(worker.engine.module, state, on_node(job.model), folder)
+        files = [worker.writer.close(), *replace_folder(folder, job.folder, "model")]
+        if worker.writer.tensorboard.is_dir():
+            files += replace_folder(worker.writer.tensorboard, job.folder, TENSORBOARD)
+    worker.ranks.wait()
+    return files

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,71 +16,101 @@ from typing import Any
 
 from tqdm import tqdm
 
-from wrpo_ray.storage import write_bytes
+from wrpo_ray.errors import StorageError
+from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.train.job import TrainJob
 
 log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
 _FOLLOW_SECONDS = 0.5
+# An object store takes whole files only, so the file is written and read less often there.
+_STORE_SECONDS = 10.0
 
 Metrics = Mapping[str, float | int]
 Sink = Callable[[int, Metrics], None]
 
 
 class MetricsWriter:
-    """Writes one line per logged step.
+    """Writes one line per logged step; `history` is what the steps before `first_step` wrote.
 
-    A resumed run first drops the lines of steps that it is about to repeat.
+    A resumed run starts from the history in its checkpoint, so that each step has one line, whatever was written since.
+    scratch: folder on this node for trackers that write files.
     """
 
-    def __init__(self, job: TrainJob, first_step: int) -> None:
-        self.path = Path(job.out) / METRICS_FILE
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= first_step]
-        write_bytes(self.path, "".join(kept).encode("utf-8"))
+    def __init__(self, job: TrainJob, history: str, scratch: Path) -> None:
+        self.place = job.folder / METRICS_FILE
+        self.lines = history.splitlines(keepends=True)
+        self._written_at = -math.inf
+        self._flush()
         self._closers: list[Callable[[], Any]] = []
-        self._sinks = list(self._open_sinks(job))
+        self.tensorboard = scratch / TENSORBOARD
+        self._sinks = list(self._open_sinks(job, scratch))
+
+    @property
+    def history(self) -> str:
+        """All lines so far."""
+        return "".join(self.lines)
 
     def write(self, step: int, metrics: Metrics) -> None:
         """Log the metrics of optimizer step `step`, counted from 1."""
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **metrics}) + "\n")
+        line = json.dumps({"step": step, **metrics}) + "\n"
+        self.lines.append(line)
+        path = self.place.local_path
+        if path is not None:
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(line)
+        elif time.monotonic() - self._written_at > _STORE_SECONDS:
+            self._flush()
         for sink in self._sinks:
             sink(step, metrics)
 
-    def close(self) -> None:
-        """Let every tracker finish its writing."""
+    def close(self) -> FileEntry:
+        """Let every tracker finish its writing, and return the entry of the metrics file as it was stored."""
         for closer in self._closers:
             closer()
+        content = self._flush()
+        return FileEntry(METRICS_FILE, len(content), hashlib.sha256(content).hexdigest(), None)
 
-    def _open_sinks(self, job: TrainJob) -> Iterator[Sink]:
+    def _flush(self) -> bytes:
+        content = self.history.encode("utf-8")
+        self.place.write_bytes(content)
+        self._written_at = time.monotonic()
+        return content
+
+    def _open_sinks(self, job: TrainJob, scratch: Path) -> Iterator[Sink]:
         if job.tracking.tensorboard:
-            yield self._tensorboard(job)
+            yield self._tensorboard()
         if job.tracking.wandb_project is not None:
-            yield self._wandb(job, job.tracking.wandb_project)
+            yield self._wandb(job, job.tracking.wandb_project, scratch)
         if job.tracking.mlflow_tracking_uri is not None:
             yield self._mlflow(job, job.tracking.mlflow_tracking_uri)
 
-    def _tensorboard(self, job: TrainJob) -> Sink:
+    def _tensorboard(self) -> Sink:
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(str(Path(job.out) / "tensorboard"))
+        writer = SummaryWriter(str(self.tensorboard))
         self._closers.append(writer.close)
 
         def write(step: int, metrics: Metrics) -> None:
             for name, value in metrics.items():
                 writer.add_scalar(name, value, step)
 
+        # The event file of a dead attempt is given up; this one holds every step once.
+        for line in self.lines:
+            metrics = json.loads(line)
+            write(metrics.pop("step"), metrics)
         return write
 
-    def _wandb(self, job: TrainJob, project: str) -> Sink:
+    def _wandb(self, job: TrainJob, project: str, scratch: Path) -> Sink:
         import wandb  # pyright: ignore[reportMissingImports]
 
         # The id is derived, so a resumed worker goes on with the same run.
         run = wandb.init(
-            project=project, name=f"{job.run_name}-{job.kind}", id=f"{job.run_name}-{job.ray_train_name}",
-            resume="allow", dir=job.out, config=job.train.model_dump(mode="json"),
+            project=project, name=f"{job.run_name}-{job.kind}", id=f"{job.run_name}-{job.kind}-{job.digest}",
+            resume="allow", dir=str(scratch), config=job.train.model_dump(mode="json"),
         )  # fmt: skip
         self._closers.append(run.finish)
         return lambda step, metrics: run.log(dict(metrics), step=step)
@@ -96,11 +129,11 @@ class MetricsWriter:
 
 
 @contextmanager
-def followed(path: Path, title: str, num_steps: int) -> Iterator[None]:
+def followed(place: Location, title: str, num_steps: int) -> Iterator[None]:
     """Show the growing metrics file while the body runs: a bar on a terminal, log lines otherwise."""
     stopped = threading.Event()
     shown = _BarView(title, num_steps) if sys.stderr.isatty() else _LogView(title, num_steps)
-    thread = threading.Thread(target=_follow, args=(path, shown, stopped), name="follow-metrics", daemon=True)
+    thread = threading.Thread(target=_follow, args=(place, shown, stopped), name="follow-metrics", daemon=True)
     thread.start()
     try:
         yield
@@ -138,22 +171,39 @@ def _short(metrics: Mapping[str, Any]) -> str:
     return "  ".join(f"{name} {metrics[name]:.4g}" for name in names if name in metrics)
 
 
-def _follow(path: Path, shown: _LogView | _BarView, stopped: threading.Event) -> None:
+def _follow(place: Location, shown: _LogView | _BarView, stopped: threading.Event) -> None:
     last_step = 0
+    pause_s = _FOLLOW_SECONDS if place.local_path is not None else _STORE_SECONDS
     while True:
         # Read once more after the end: the last lines may have come since the last look.
-        finished = stopped.wait(_FOLLOW_SECONDS)
-        for metrics in read_metrics(path):
-            if metrics["step"] > last_step:
-                last_step = metrics["step"]
-                shown.show(metrics)
+        finished = stopped.wait(pause_s)
+        for metrics in _readable(place, last_step):
+            last_step = metrics["step"]
+            shown.show(metrics)
         if finished:
             return
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a metrics file; none when there is no file yet."""
-    if not path.exists():
+def _readable(place: Location, last_step: int) -> list[dict[str, Any]]:
+    try:
+        return read_metrics(place, last_step)
+    except StorageError as error:
+        # Training goes on without being watched; what matters about storage is said where it is written.
+        log.debug("%s cannot be read: %s", place, error)
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_metrics(place: Location, after_step: int = 0) -> list[dict[str, Any]]:
+    """Return the complete lines of a metrics file behind step `after_step`; none when there is no file yet."""
+    try:
+        lines = place.read_bytes().decode("utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    found: list[dict[str, Any]] = []
+    # From the end: a long run is looked at often, and only its last lines are new.
+    for line in reversed([line for line in lines if line.endswith("\n")]):
+        metrics = json.loads(line)
+        if metrics["step"] <= after_step:
+            break
+        found.append(metrics)
+    return found[::-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,9 @@ from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import TrainConfig
 from wrpo_ray.errors import DataError
 from wrpo_ray.schema import Quadruple, ReferenceLogps, SFTExample
-from wrpo_ray.storage import write_table
+from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.manifest import FileEntry
+from wrpo_ray.storage.tables import verified_bytes, write_table
 
 log = logging.getLogger(__name__)
 
@@ -111,22 +112,33 @@ def _reference_lengths(row: ReferenceLogps) -> tuple[int, ...]:
     return tuple(getattr(row, f"{name}_num_tokens") for name in QUADRUPLE_RESPONSES)
 
 
-def write_tokens(path: Path, rows: Sequence[TokenRow], responses: Sequence[str]) -> None:
-    """Write tokenised rows, with log-probs of the reference where they have them, for `TokenTable` to read."""
+def write_tokens(folder: Location, rows: Sequence[TokenRow], responses: Sequence[str]) -> FileEntry:
+    """Write tokenised rows, with log-probs of the reference where they have them, for `TokenTable` to read.
+
+    Equal rows give equal bytes: the entry's hash names what a training run goes through.
+    """
     fields = [pa.field("prompt_id", pa.string())]
     fields += [pa.field(name, pa.list_(pa.int32())) for name in ("prompt", *responses)]
     fields += [pa.field(f"{name}_logps", pa.float64()) for name in responses if f"{name}_logps" in rows[0]]
-    write_table(path, pa.Table.from_pylist(list(rows), schema=pa.schema(fields)))
+    return write_table(folder, "tokens.parquet", pa.Table.from_pylist(list(rows), schema=pa.schema(fields)))
 
 
 class TokenTable:
-    """Tokenised rows by index; they stay in Arrow's memory until a batch asks for them."""
+    """Tokenised rows by index; they stay in Arrow's memory until a batch asks for them.
 
-    def __init__(self, path: Path, responses: Sequence[str]) -> None:
-        self.table = pq.read_table(path).combine_chunks()
+    Raises StorageError when the file is not the one that `write_tokens` wrote.
+    """
+
+    def __init__(self, folder: Location, entry: FileEntry, responses: Sequence[str]) -> None:
+        self.table = pq.read_table(pa.BufferReader(verified_bytes(folder, entry))).combine_chunks()
         self.responses = tuple(responses)
         # Response tokens of every row: what the loss of SFT is divided by, known to all ranks without talking.
         self.num_tokens = {name: [len(ids) for ids in self.table[name]] for name in responses}
+
+    @property
+    def prompt_ids(self) -> list[str]:
+        """The key of every row."""
+        return self.table["prompt_id"].to_pylist()
 
     def rows(self, indices: Sequence[int]) -> list[TokenRow]:
         """Return the rows at `indices`, in that order."""

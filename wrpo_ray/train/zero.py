@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -15,8 +18,6 @@ from transformers import PreTrainedModel
 
 from wrpo_ray.config import TrainConfig
 from wrpo_ray.schedules import learning_rate_factor
-
-_CHECKPOINT_TAG = "engine"
 
 
 class NonFiniteGradientError(ArithmeticError):
@@ -39,6 +40,11 @@ def deepspeed_settings(train: TrainConfig, num_micro_batches: int) -> dict[str, 
         "steps_per_print": 10**9,
     }
     return _merged(settings, train.deepspeed)
+
+
+def zero_stage(train: TrainConfig) -> int:
+    """Return the ZeRO stage that training really uses."""
+    return deepspeed_settings(train, 1)["zero_optimization"]["stage"]
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,16 +127,56 @@ def _plain_norm(engine: Any) -> float | None:
     return float(torch.nn.utils.get_total_norm(gradients))
 
 
-def save_checkpoint(engine: Any, folder: Path) -> None:
-    """Write this rank's share of the training state into `folder`; all ranks call it."""
-    engine.save_checkpoint(str(folder), tag=_CHECKPOINT_TAG)
+def save_checkpoint(engine: Any, folder: Path, tag: str) -> None:
+    """Write this rank's share of the state into `folder`/`tag`; all ranks call it, each with its own folder."""
+    (folder / tag).mkdir(parents=True, exist_ok=True)
+    engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    # A copy of DeepSpeed's own script, for people without DeepSpeed.
+    (folder / "zero_to_fp32.py").unlink(missing_ok=True)
 
 
-def load_checkpoint(engine: Any, folder: Path) -> None:
+def load_checkpoint(engine: Any, folder: Path, tag: str) -> None:
     """Restore what `save_checkpoint` wrote: parameters, optimizer and learning rate; all ranks call it."""
-    path, _ = engine.load_checkpoint(str(folder), tag=_CHECKPOINT_TAG)
+    path, _ = engine.load_checkpoint(str(folder), tag=tag)
     if path is None:
-        raise FileNotFoundError(f"{folder} holds no DeepSpeed checkpoint")
+        raise FileNotFoundError(f"{folder / tag} holds no DeepSpeed checkpoint")
+
+
+def load_universal(engine: Any, folder: Path, tag: str) -> None:
+    """Restore what `to_universal` made, on any number of ranks; all ranks call it.
+
+    Two things are put right that DeepSpeed 0.19.8 does not in ZeRO 3 (runtime/zero/stage3.py,
+    load_hp_checkpoint_state_from_checkpoint_dir_stage3): all groups get the settings of the first one, and all share
+    one tensor that counts Adam's steps, so that it would be counted up once for each of them.
+    """
+    decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
+    engine._config.load_universal_checkpoint = True
+    try:
+        load_checkpoint(engine, folder, tag)
+    finally:
+        engine._config.load_universal_checkpoint = False
+    for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+    for state in engine.optimizer.optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
+
+
+def to_universal(source: Path, destination: Path) -> None:
+    """Write DeepSpeed's checkpoint in `source` as a universal one, which any number of ranks can load.
+
+    Raises RuntimeError with the converter's last words. In a process of its own: it forks helpers, which a worker
+    with a GPU and open connections must not.
+    """
+    command = [
+        sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(source),
+        "--output_folder", str(destination), "--inject_missing_state",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "DS_ACCELERATOR": "cpu"}
+    )
+    if done.returncode:
+        raise RuntimeError(f"DeepSpeed cannot make a universal checkpoint of {source}: {done.stderr[-1000:]}")
 
 
 def whole_state(engine: Any) -> dict[str, torch.Tensor] | None:

@@ -1,0 +1,147 @@
+"""SIGTERM and SIGINT: one line, then the end with exit code 7, soon, whatever the main thread is doing.
+
+Nothing is saved or committed on the way out: a run that is told to stop and one that is killed leave the same files,
+and the same command goes on from them. `ray job stop` sends SIGKILL 3 seconds after SIGTERM, so all must be over by
+then (ray: dashboard/modules/job/job_supervisor.py, RAY_JOB_STOP_WAIT_TIME_S).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import FrameType
+
+from wrpo_ray.errors import InterruptedRunError, WrpoError
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 2.5
+"""From the first signal to the end of the process, at most."""
+# `timeout` and some shells send one signal to the process and to its group: that is one wish, not two.
+_SAME_WISH_S = 0.25
+_FLUSH_S = 0.2
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_HELP = "run the same command again: it goes on where it stopped"
+
+
+class _Stop(KeyboardInterrupt):
+    """Raised in the main thread. Ray waits in C++ and lets only KeyboardInterrupt and SystemExit through."""
+
+
+@dataclass
+class _Watch:
+    """What one `interruptible` block knows; read by the watchdog's thread."""
+
+    reason: WrpoError | None = None
+    first_at: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, reason: WrpoError) -> bool:
+        """Keep the first reason; tell whether the process must end at once."""
+        with self.lock:
+            if self.reason is not None:
+                return time.monotonic() - self.first_at > _SAME_WISH_S
+            self.reason, self.first_at = reason, time.monotonic()
+        threading.Thread(target=_end_after_grace, args=(reason,), name="wrpo-end", daemon=True).start()
+        threading.Thread(target=_say, args=(str(reason),), daemon=True).start()
+        return False
+
+
+_current: _Watch | None = None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT in the body into InterruptedRunError; call it in the main thread.
+
+    From the first signal on the process ends within GRACE_S with exit code 7, even when the main thread hangs in C code
+    or in its clean-up; a second signal ends it at once.
+    """
+    global _current
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    watch = _current = _Watch()
+    # Signal numbers arrive here from C, so it does not matter that ray.init and Ray Train replace Python's handlers,
+    # nor whether the main thread ever gets to run one.
+    old_descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    old_handlers = {number: signal.signal(number, _raise_stop) for number in _SIGNALS}
+    threading.Thread(target=_listen, args=(reader, watch), name="wrpo-signals", daemon=True).start()
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if watch.reason is None and not _arrives(watch):
+            raise
+    finally:
+        _current = None
+        signal.set_wakeup_fd(old_descriptor)
+        os.close(writer)
+        for number, handler in old_handlers.items():
+            signal.signal(number, handler)
+    if watch.reason is not None:
+        raise watch.reason
+
+
+def stop(reason: WrpoError) -> None:
+    """End the run for another reason than a signal, from any thread: `interruptible` raises `reason` in its place.
+
+    Does nothing outside of `interruptible`.
+    """
+    watch = _current
+    if watch is not None:
+        watch.note(reason)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _raise_stop(number: int, frame: FrameType | None) -> None:
+    raise _Stop
+
+
+def _arrives(watch: _Watch) -> bool:
+    """The main thread may be faster than the watchdog."""
+    deadline = time.monotonic() + _SAME_WISH_S
+    while watch.reason is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return watch.reason is not None
+
+
+def _listen(reader: int, watch: _Watch) -> None:
+    with os.fdopen(reader, "rb", buffering=0) as stream:
+        while arrived := stream.read(1):
+            number = arrived[0]
+            if number in _SIGNALS and watch.note(_interrupted(signal.Signals(number).name)):
+                _end(watch.reason)
+
+
+def _interrupted(name: str) -> InterruptedRunError:
+    return InterruptedRunError(f"interrupted by {name}; the same command goes on where it stopped", help=_HELP)
+
+
+def _end_after_grace(reason: WrpoError) -> None:
+    time.sleep(GRACE_S)
+    _end(reason)
+
+
+def _end(reason: WrpoError | None) -> None:
+    flush = threading.Thread(target=_flush, daemon=True)
+    flush.start()
+    flush.join(_FLUSH_S)
+    os._exit(reason.exit_code if reason else InterruptedRunError.exit_code)
+
+
+def _flush() -> None:
+    """In a thread of its own, since the main thread may hold the streams' locks."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):
+        os.write(2, f"{line}\n".encode("utf-8", "replace"))

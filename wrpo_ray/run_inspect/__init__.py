@@ -1,0 +1,69 @@
+"""`wrpo-ray inspect RUN [STEP] [--repair]`: is a run what was written, and what must be made again?"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+
+from wrpo_ray.errors import ConfigError, LeaseError
+from wrpo_ray.run_inspect.repair import Removal, carry_out, planned_removals
+from wrpo_ray.run_inspect.report import as_json, render
+from wrpo_ray.run_inspect.verify import verify_run
+from wrpo_ray.run_state import RunState, read_run
+from wrpo_ray.run_status import damaged_run
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.manifest import RunLayout
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("run", metavar="RUN", help="the run's folder, or s3:// or gs:// URI: run.root/run.name")
+    parser.add_argument("step", metavar="STEP", nargs="?", help="one step alone, in detail")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--repair", action="store_true", help="remove what does not verify, so that the next run makes just that again"
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """Check a run and print what was found; return 0 when it is whole or has been repaired.
+
+    Raises StorageError (exit code 6) when it is damaged, LeaseError (5) when a repair meets a live driver, ConfigError
+    (2) when there is no such run or step.
+    """
+    folder = locate(options.run)
+    state = read_run(folder)
+    if options.step is not None:
+        _require_step(state, options.step)
+    if options.repair and state.live:
+        raise _in_use(state)
+    report = verify_run(state, folder, options.step)
+    removed = _repaired(planned_removals(report, RunLayout(folder)), folder) if options.repair else []
+    if options.json:
+        print(as_json(report, removed))
+    else:
+        print(render(report, details=options.step is not None))
+        print(_closing(removed, bool(report.every_finding), options.repair))
+    if report.every_finding and not options.repair:
+        raise damaged_run(state.folder, [finding.damage for finding in report.every_finding])
+    return 0
+
+
+def _repaired(removals: list[Removal], folder: Location) -> list[Removal]:
+    """Remove, one by one, and look before each whether a driver has begun meanwhile."""
+    removed = []
+    for removal in removals:
+        state = read_holder_state(folder)
+        if state is not None:
+            raise _in_use(state)
+        removed += carry_out([removal])
+    return removed
+
+
+def _closing(removed: list[Removal], damaged: bool, repair: bool) -> str:
+    if removed:
+        lines = ["", "removed:", *(f"  {removal}" for removal in removed), ""]
+        return "\n".join([*lines, "next: start the run again with its config; it makes again what is missing"])
+    if repair:
+        return "\nnothing to repair: everything verifies"
+    return "" if damaged else "\neverything verifies"

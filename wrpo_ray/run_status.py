@@ -1,0 +1,173 @@
+"""`wrpo-ray status RUN`: where a run stands, from its folder alone."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+
+from wrpo_ray.errors import StorageError
+from wrpo_ray.run_state import RunState, StepState, read_run
+from wrpo_ray.run_state.records import Damage
+from wrpo_ray.storage.location import locate
+
+_MAX_DAMAGE_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("run", metavar="RUN", help="the run's folder, or s3:// or gs:// URI: run.root/run.name")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the state of a run and return 0; raises ConfigError when it is none, StorageError when it is damaged."""
+    state = read_run(locate(options.run))
+    print(as_json(state) if options.json else render(state))
+    if state.every_damage:
+        raise damaged_run(state.folder, state.every_damage)
+    return 0
+
+
+def damaged_run(folder: str, damages: Sequence[Damage]) -> StorageError:
+    """Return the error that names a run as damaged, with the first files and reasons."""
+    lines = [f"{damage.path}: {damage.reason}" for damage in damages[:_MAX_DAMAGE_SHOWN]]
+    more = [f"and {len(damages) - _MAX_DAMAGE_SHOWN} more"] if len(damages) > _MAX_DAMAGE_SHOWN else []
+    return StorageError(
+        "\n".join([f"run {folder} is damaged: {_plural(len(damages), 'file')}", *lines, *more]), code="WRPO-S031",
+        help=f"`wrpo-ray inspect {folder}` checks every file; with --repair it removes what does not verify",
+    )  # fmt: skip
+
+
+def as_json(state: RunState) -> str:
+    """Return everything that is known, as JSON."""
+    told = dataclasses.asdict(state)
+    holder = state.holder
+    told["owner"] = dataclasses.asdict(holder) if holder is not None else None
+    del told["holder"]
+    return json.dumps(told, indent=2, ensure_ascii=False, default=str)
+
+
+def render(state: RunState) -> str:
+    """Return the state as a text for a terminal."""
+    blocks = [_head(state), table(_rows(state.steps)), _set_aside(state.steps), _unknown_times(state.steps)]
+    if state.broken_sources:
+        lines = [f"  {record.source}: {record.code} {_one_line(record.error)}" for record in state.broken_sources]
+        blocks.append("\n".join(["broken sources (the run goes on without them):", *lines]))
+    if state.every_damage:
+        blocks.append("\n".join(["damaged:", *(f"  {each.path}\n    {each.reason}" for each in state.every_damage)]))
+    blocks.append(f"next: {advice(state)}")
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _head(state: RunState) -> str:
+    lines = [f"run    {state.folder}", f"owner  {_owner(state)}"]
+    if state.submission is not None:
+        started = f", started {state.submission.started_at}" if state.submission.started_at else ""
+        lines.append(f"start  number {state.submission.number}{started}")
+    return "\n".join(lines)
+
+
+def _owner(state: RunState) -> str:
+    holder = state.holder
+    if holder is None:
+        return "none: no driver has held this run with a lease"
+    owner = f"{holder.owner}, epoch {holder.epoch}: {holder.state}"
+    return owner if holder.state == "released" else f"{owner}, last sign of life {duration(holder.age_s)} ago"
+
+
+def _rows(steps: Iterable[StepState]) -> list[tuple[str, ...]]:
+    return [
+        ("step", "state", "done", "rows", "set aside", "rows/s", "left"),
+        *(
+            (
+                step.name,
+                step.phase,
+                done(step),
+                "" if step.rows is None else f"{step.rows:,}",
+                f"{sum(step.quarantined.values()):,}" if step.quarantined else "",
+                "" if step.pace.rate is None else f"{step.pace.rate:.3g}",
+                _left(step),
+            )
+            for step in steps
+        ),
+    ]
+
+
+def done(step: StepState) -> str:
+    """Return how far a step is: shards or optimizer steps."""
+    if step.training.step is not None:
+        return f"step {step.training.step:,} of {step.training.num_steps or '?'}"
+    if step.shards_done is not None:
+        return f"{step.shards_done:,} of {'?' if step.shards_planned is None else f'{step.shards_planned:,}'} shards"
+    return ""
+
+
+def _left(step: StepState) -> str:
+    if step.phase == "complete":
+        return "" if step.seconds is None else f"took {duration(step.seconds)}"
+    if step.pace.seconds_left is not None:
+        return f"about {duration(step.pace.seconds_left)}"
+    return "unknown" if step.pace.unknown else ""
+
+
+def _set_aside(steps: Iterable[StepState]) -> str:
+    lines = [
+        f"  {step.name}: {count:,} {code}  {step.quarantine_files.get(code, '')}"
+        for step in steps
+        for code, count in step.quarantined.items()
+    ]
+    return "\n".join(["rows set aside:", *lines]) if lines else ""
+
+
+def _unknown_times(steps: Iterable[StepState]) -> str:
+    lines = [f"  {step.name}: {step.pace.unknown}" for step in steps if step.pace.unknown]
+    return "\n".join(["time left is unknown:", *lines]) if lines else ""
+
+
+def advice(state: RunState) -> str:
+    """Return what to do next."""
+    if state.every_damage:
+        stop = "stop the driver, then " if state.live else ""
+        return f"{stop}`wrpo-ray inspect {state.folder} --repair`, then start the run again with its config"
+    if state.submission is None:
+        return "start the run with its config: no start has got so far as to list its steps"
+    if all(step.phase in ("complete", "left out") for step in state.steps):
+        return "nothing: every step is done"
+    if state.live:
+        return "nothing: a driver is at work"
+    if state.holder is not None and state.holder.state == "stale":
+        return "start the run again with its config: its driver is dead; finished work is kept"
+    return "start the run again with its config: finished work is kept"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as aligned columns, without the columns that are empty; the first row is the heading."""
+    if len(rows) < 2:
+        return ""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the two largest units that say something."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _one_line(text: str) -> str:
+    return text.splitlines()[0] if text else ""

@@ -1,0 +1,104 @@
+"""What every start of a run was given: a create-only record each, and the comparison with the one before.
+
+<run>/submissions/000001.json   resolved config, steps with their identities, versions
+A run that was begun under one config does not silently go on under another one.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from wrpo_ray.errors import ConfigError, StorageError
+from wrpo_ray.steps import Step
+from wrpo_ray.storage.location import Location
+
+_MAX_SHOWN = 20
+# The last step tells of all others, so what merely adds to a run (an evaluation, say) changes its inputs.
+_TELLS_OF_OTHERS = ("export",)
+
+
+def submission(
+    epoch: int, config: Mapping[str, Any], steps: Sequence[Step], versions: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the record of one start of a run."""
+    return {
+        "epoch": epoch,
+        "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "steps": [
+            {
+                "name": step.name,
+                "fingerprint": step.fingerprint,
+                "identity": step.identity,
+                "inputs": [given.name for given in step.inputs],
+                "source": step.source,
+            }
+            for step in steps
+        ],
+        "versions": dict(versions),
+        "config": config,
+    }
+
+
+def last_submission(folder: Location) -> dict[str, Any] | None:
+    """Return the record of the last start of the run, or None; order is by number, never by time."""
+    names = _numbers(folder)
+    return (folder / f"{names[-1]:06d}.json").read_json() if names else None
+
+
+def _numbers(folder: Location) -> list[int]:
+    stems = [place.name.removesuffix(".json") for place in folder.walk() if place.name.endswith(".json")]
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+
+def record(folder: Location, entry: Mapping[str, Any]) -> None:
+    """Store `entry` under the next number; a number that another driver has taken is passed over."""
+    numbers = _numbers(folder)
+    first = numbers[-1] + 1 if numbers else 1
+    for number in range(first, first + 1000):
+        if (folder / f"{number:06d}.json").create_json(entry):
+            return
+    raise StorageError(f"{folder} takes no new record: 1000 numbers were taken at once", code="WRPO-S021")
+
+
+def require_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], run: str) -> None:
+    """Raise ConfigError, listing what differs, when this start would give other results than the run holds."""
+    if before is None:
+        return
+    changes = list(differences(before, now))
+    if not changes:
+        return
+    more = [f"   ... and {len(changes) - _MAX_SHOWN} more"] if len(changes) > _MAX_SHOWN else []
+    shown = "\n".join([*(f"   {change}" for change in changes[:_MAX_SHOWN]), *more])
+    raise ConfigError(
+        f"this config would give other results than the ones that run `{run}` holds\n{shown}",
+        code="WRPO-R002",
+        help="use a new run.name, restore the values above, or go on with --accept-changes: steps whose results stay "
+        "the same are kept, the others are made again beside the old ones",
+    )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a step's own identity or list of inputs has become other than it was, one line each."""
+    old = {step["name"]: step for step in before["steps"]}
+    for step in now["steps"]:
+        known = old.get(step["name"])
+        if known is None:
+            continue
+        yield from (f"{step['name']}: {line}" for line in _changed(known["identity"], step["identity"]))
+        if step["name"] not in _TELLS_OF_OTHERS and known["inputs"] != step["inputs"]:
+            yield f"{step['name']}: inputs: {', '.join(known['inputs'])} -> {', '.join(step['inputs'])}"
+
+
+def _changed(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in sorted({*before, *now}):
+            yield from _changed(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    elif before != now:
+        yield f"{path}: {_short(before)} -> {_short(now)}"
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

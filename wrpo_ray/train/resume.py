@@ -1,0 +1,183 @@
+"""How a worker group finds its place at the start, keeps it from time to time, and says what it did."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wrpo_ray.errors import WrpoError
+from wrpo_ray.storage.location import Location
+from wrpo_ray.train.checkpoints import (
+    Checkpoint,
+    Opened,
+    Skipped,
+    checkpoint_name,
+    commit_checkpoint,
+    open_newest,
+    prune,
+    remove_incomplete,
+)
+from wrpo_ray.train.files import node_root, remove_other_attempts, upload_folder, working_folder
+from wrpo_ray.train.job import TrainJob
+from wrpo_ray.train.metrics import METRICS_FILE, read_metrics
+from wrpo_ray.train.random_state import load_random_state, save_random_state
+from wrpo_ray.train.ranks import Ranks
+
+log = logging.getLogger(__name__)
+
+ENGINE = "engine"
+ATTEMPTS = "attempts"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of the worker group: its own name, its folder on this node, and the checkpoint that it goes on from."""
+
+    name: str
+    working: Path
+    opened: Opened
+
+    @property
+    def first_step(self) -> int:
+        """Optimizer steps that are done already."""
+        return self.opened.checkpoint.step if self.opened.checkpoint else 0
+
+
+def begin(job: TrainJob, ranks: Ranks) -> Attempt:
+    """Clear up after dead attempts and find the newest checkpoint that verifies; all ranks call it."""
+    name = ranks.first(uuid.uuid4().hex[:12])
+    working = working_folder(job.scratch, job.out, name)
+    if ranks.local_rank == 0:
+        remove_other_attempts(working)
+    if ranks.rank == 0:
+        for incomplete in remove_incomplete(job.checkpoints):
+            log.info("checkpoint %s was never finished and is removed", incomplete)
+    ranks.wait()
+    working.mkdir(parents=True, exist_ok=True)
+    attempt = Attempt(name, working, open_newest(job.checkpoints, ranks, working / "checkpoint"))
+    if ranks.rank == 0:
+        _record(job, attempt)
+    return attempt
+
+
+def _record(job: TrainJob, attempt: Attempt) -> None:
+    """Tell the log and the step's report where this attempt starts and what that cost."""
+    opened, first_step = attempt.opened, attempt.first_step
+    logged = read_metrics(job.folder / METRICS_FILE, first_step)
+    num_redone = logged[-1]["step"] - first_step if logged else 0
+    others = sorted({place.relative_to(job.scratch / "checkpoints") for place in (job.scratch / "checkpoints").walk()})
+    if opened.checkpoint is not None:
+        log.info("%s: goes on after step %d, from %s", job.kind, first_step, opened.checkpoint.folder.name)
+    elif opened.skipped or others or logged:
+        log.error(
+            "%s: STARTS AGAIN AT STEP 0: no checkpoint can be used (%d damaged, %d files of other trainings);"
+            " %d steps are done again", job.kind, len(opened.skipped), len(others), num_redone,
+        )  # fmt: skip
+    (job.scratch / ATTEMPTS / f"{attempt.name}.json").write_json({
+        "kind": job.kind,
+        "first_step": first_step,
+        "checkpoint": opened.checkpoint.folder.name if opened.checkpoint else None,
+        "num_steps_redone": num_redone,
+        "num_workers": job.train.num_workers,
+        "checkpoints_skipped": [dataclasses.asdict(skipped) for skipped in opened.skipped],
+    })  # fmt: skip
+
+
+def attempts_summary(scratch: Location) -> dict[str, Any]:
+    """Return how often training was started, what was done again, and which checkpoints could not be used, and why."""
+    records = [place.read_json() for place in (scratch / ATTEMPTS).walk() if place.name.endswith(".json")]
+    records.sort(key=lambda record: record["first_step"])
+    skipped = {entry["name"]: entry["reason"] for record in records for entry in record["checkpoints_skipped"]}
+    return {
+        "num_attempts": len(records),
+        "resumed_after_steps": [record["first_step"] for record in records if record["first_step"]],
+        "num_steps_redone": sum(record["num_steps_redone"] for record in records),
+        "checkpoints_skipped": [dataclasses.asdict(Skipped(*item)) for item in sorted(skipped.items())],
+    }
+
+
+def history_of(attempt: Attempt) -> str:
+    """Return the metrics file as it was when the checkpoint was written."""
+    return (attempt.opened.path / METRICS_FILE).read_text(encoding="utf-8") if attempt.opened.path else ""
+
+
+def trainer_state(job: TrainJob, step: int, layout: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says about itself besides its step."""
+    from wrpo_ray.versions import installed
+
+    return {
+        "kind": job.kind,
+        "digest": job.digest,
+        "epoch": step // job.steps_per_epoch,
+        "step_in_epoch": step % job.steps_per_epoch,
+        "seed": job.seed,
+        "tokens_sha256": job.tokens.sha256,
+        "num_steps": job.num_steps,
+        "versions": installed(),
+        **layout,
+    }
+
+
+def restore_engine(job: TrainJob, ranks: Ranks, attempt: Attempt, engine: Any, layout: Mapping[str, Any]) -> None:
+    """Load the attempt's checkpoint into the DeepSpeed engine; all ranks call it."""
+    from wrpo_ray.train import zero
+
+    assert attempt.opened.path is not None
+    zero.load_checkpoint(engine, attempt.opened.path, ENGINE)
+    if engine.global_steps != attempt.first_step:
+        raise WrpoError(
+            f"DeepSpeed is at step {engine.global_steps}, its checkpoint at {attempt.first_step}", code="WRPO-B003"
+        )
+
+
+def restore_random(attempt: Attempt, ranks: Ranks) -> None:
+    """Put this rank's generators where they were; with another number of ranks none of the states is its own."""
+    if attempt.opened.path is not None and _same_ranks(attempt.opened.checkpoint, ranks):
+        load_random_state(attempt.opened.path / _random_file(ranks.rank))
+
+
+def _same_ranks(checkpoint: Checkpoint | None, ranks: Ranks) -> bool:
+    return checkpoint is not None and checkpoint.state["world_size"] == ranks.size
+
+
+def _random_file(rank: int) -> str:
+    return f"random-rank-{rank:05d}.pt"
+
+
+def save(
+    job: TrainJob, ranks: Ranks, attempt: Attempt, engine: Any, step: int, layout: Mapping[str, Any], history: str
+) -> None:
+    """Store a checkpoint after `step` optimizer steps and prune older ones; all ranks call it and it is whole after.
+
+    layout: world_size and zero_stage, which decide how it can be loaded. Raises StorageError.
+    """
+    from wrpo_ray.train import zero
+
+    private = attempt.working / f"rank-{ranks.rank:05d}"
+    private.mkdir(parents=True)
+    zero.save_checkpoint(engine, private, ENGINE)
+    save_random_state(private / _random_file(ranks.rank))
+    if ranks.rank == 0:
+        (private / METRICS_FILE).write_text(history, encoding="utf-8")
+    folder = job.checkpoints / checkpoint_name(step, attempt.name)
+    entries = [entry for part in ranks.gathered(upload_folder(private, folder)) for entry in part]
+    shutil.rmtree(private)
+    if ranks.rank == 0:
+        commit_checkpoint(folder, step, entries, trainer_state(job, step, layout))
+        prune(job.checkpoints, job.train.keep_checkpoints)
+        log.info("%s: checkpoint after step %d: %s", job.kind, step, folder.name)
+    ranks.wait()
+
+
+def end(job: TrainJob, attempt: Attempt, ranks: Ranks) -> None:
+    """Remove what this attempt kept on its nodes; all ranks call it."""
+    ranks.wait()
+    if ranks.local_rank == 0:
+        shutil.rmtree(attempt.working, ignore_errors=True)
+        shutil.rmtree(node_root(job.out), ignore_errors=True)
