@@ -2,6 +2,7 @@
 # make install EXTRA=gpu .venv for a machine with NVIDIA GPUs, versions as pinned in pyproject.toml
 # make demo              the whole method on tiny models, on this machine
 # make test              linters and the default tests; test-slow and test-gpu run the others
+# make chaos             a run of the real stack whose processes are killed at random (CHAOS_SEED, CHAOS_MINUTES)
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
@@ -18,7 +19,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 # The build of torch comes from wherever pip finds torch: point PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL at CPU builds.
 TORCH := torch==2.13.0
 
-.PHONY: help install demo test test-slow test-gpu lint lock clean tools
+.PHONY: help install demo test test-slow test-gpu chaos lint lock clean tools
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -56,7 +57,10 @@ test: install lint
 	$(BIN)/python -m pytest -q
 
 test-slow: install
-	$(BIN)/python -m pytest -q -m 'slow or chaos'
+	$(BIN)/python -m pytest -q -m slow
+
+chaos: install
+	$(BIN)/python -m pytest -q -s -m chaos
 
 test-gpu: install
 	$(BIN)/python -m pytest -q -m gpu

@@ -3,39 +3,45 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 
+from wrpo_ray.cli import add_common_arguments
 from wrpo_ray.config_file import load_config
-from wrpo_ray.errors import WrpoError
+from wrpo_ray.console import run_command, start_logging
 
 
 def main() -> int:
-    """Parse, check, then import what is heavy and run; return the exit code."""
+    """Parse the command line, run, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", required=True, help="YAML file of the run")
     parser.add_argument("--only", metavar="STEP", help="run this step alone; its inputs must be complete")
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the steps, run nothing")
+    parser.add_argument("--accept-changes", action="store_true", help="go on with a run whose config has changed")
+    parser.add_argument("--retry-broken-sources", action="store_true", help="try sources again that were given up")
     parser.add_argument("overrides", nargs="*", metavar="a.b.c=value", help="replaces a value of the config")
-    arguments = parser.parse_intermixed_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        config = load_config(arguments.config, arguments.overrides)
-        from wrpo_ray.preflight import require_runnable
+    add_common_arguments(parser)
+    options = parser.parse_intermixed_args()
+    start_logging(options.debug)
+    return run_command(lambda: fuse(options), options.debug)
 
-        require_runnable(config)
-        from wrpo_ray.pipeline import Pipeline
-        from wrpo_ray.summary import run_summary
 
-        pipeline = Pipeline(config)
-        if arguments.only:
-            pipeline.step(arguments.only)
-        print(pipeline.plan(), flush=True)
-        if not arguments.dry_run:
-            print(run_summary(pipeline.run(arguments.only)), flush=True)
-    except WrpoError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+def fuse(options: argparse.Namespace) -> int:
+    """Check everything, then import what is heavy and run."""
+    config = load_config(options.config, options.overrides)
+    from wrpo_ray.preflight import require_runnable
+
+    require_runnable(config)
+    from wrpo_ray.pipeline import Pipeline
+    from wrpo_ray.run import run
+    from wrpo_ray.summary import run_summary
+
+    pipeline = Pipeline(config)
+    if options.only:
+        pipeline.step(options.only)
+    print(pipeline.plan(), flush=True)
+    if not options.dry_run:
+        manifests = run(pipeline, options.only, options.accept_changes, options.retry_broken_sources)
+        print(run_summary(manifests), flush=True)
     return 0
 
 

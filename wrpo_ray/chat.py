@@ -79,7 +79,7 @@ class ChatTokenizer:
         ids = [index for piece in _cut(text, self._response_markers) for index in self._ids(piece)]
         if found := [index for index in ids if index in self._special_ids]:
             rule = f"a response of {len(text)} characters still becomes control tokens {found[:5]}"
-            raise DataError(rule, code="WRPO-D020")
+            raise DataError(rule, code="WRPO-D022")
         return [*ids, self.end_token_id] if finished else ids
 
     def _encode(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
@@ -97,7 +97,7 @@ class ChatTokenizer:
             raise DataError(
                 f"the text of a conversation ({len(text)} characters) changes the control tokens that the chat "
                 f"template of {name} brings: {len(found)} instead of {expected}",
-                code="WRPO-D020",
+                code="WRPO-D022",
             )
         return ids
 
@@ -109,7 +109,7 @@ class ChatTokenizer:
         raise DataError(
             "a prompt holds text that looks like a control token, and the chat template of "
             f"{self.tokenizer.name_or_path} rewrites its contents, so the two cannot be told apart",
-            code="WRPO-D020",
+            code="WRPO-D022",
             help="remove that text from the prompt",
         )
 
@@ -195,7 +195,7 @@ def _cut(text: str, markers: re.Pattern[str]) -> list[str]:
     while match := markers.search(text, position):
         if match.end() - match.start() < 2:
             rule = f"the text holds the one-character control token U+{ord(match[0]):04X}"
-            raise DataError(rule, code="WRPO-D020", help="remove it from the text")
+            raise DataError(rule, code="WRPO-D022", help="remove it from the text")
         position = match.start() + 1
         pieces.append(text[start:position])
         start = position

@@ -23,6 +23,7 @@ from wrpo_ray.yaml_loader import excerpt, parse_yaml, position_of
 MODEL_DEFAULTS = "model_defaults"
 DEFAULT_SECTIONS = ("engine", "sampling", "resources")
 _MAX_CONFIG_BYTES = 2**20
+_MISSING = "WRPO-C004"
 # What pydantic puts into a place for the kind of reward model; no key of the file is called that.
 _REWARD_KINDS = ("vllm", "transformers", "verifier")
 KeyPath = tuple[str | int, ...]
@@ -151,14 +152,16 @@ class _Source:
 
     def problems(self, error: ValidationError) -> list[Problem]:
         """Return one problem for each cause of `error`; what model_defaults brought to many models is one."""
-        found = [self._problem(detail) for detail in _causes(error)]
+        found = [self._problem(detail) for detail in _without_misspelt(_causes(error))]
         return list({(problem.place, problem.rule): problem for problem in found}.values())
 
     def _problem(self, detail: Any) -> Problem:
-        path = tuple(part for part in detail["loc"] if part not in _REWARD_KINDS)
+        path = _without_kinds(detail["loc"])
+        if detail["type"].startswith("union_tag"):
+            path = (*path, "type")
         place, lines = self._place(self._authored(path))
         rule, fix, code = _rule_and_fix(detail, path)
-        value = "(nothing)" if detail["type"] == "missing" else shown(detail["input"])
+        value = "(nothing)" if code == _MISSING else shown(detail["input"])
         return Problem(place, value, rule, fix, code, lines)
 
     def located(self, problem: Problem, config: FuseConfig) -> Problem:
@@ -207,6 +210,21 @@ def _causes(error: ValidationError) -> list[Any]:
     return [detail for detail in details if detail["type"] != "too_short" or not _has_inside(detail["loc"], places)]
 
 
+def _without_misspelt(details: list[Any]) -> list[Any]:
+    """Leave out fields that are missing because their key was misspelt: that key is a problem of its own."""
+    suggested = {
+        (*detail["loc"][:-1], name)
+        for detail in details
+        if detail["type"] == "extra_forbidden"
+        for name in _close_names(detail["loc"][-1], _known_fields(_without_kinds(detail["loc"])[:-1]))
+    }
+    return [detail for detail in details if detail["type"] != "missing" or detail["loc"] not in suggested]
+
+
+def _without_kinds(loc: KeyPath) -> KeyPath:
+    return tuple(part for part in loc if part not in _REWARD_KINDS)
+
+
 def _has_inside(place: KeyPath, places: list[KeyPath]) -> bool:
     return any(len(other) > len(place) and other[: len(place)] == place for other in places)
 
@@ -217,15 +235,17 @@ def _rule_and_fix(detail: Any, path: KeyPath) -> tuple[str, str, str]:
     if kind == "extra_forbidden":
         known = _known_fields(path[:-1])
         return "unknown field", _close_match(path[-1], known) or f"known here: {', '.join(known)}", "WRPO-C003"
-    if kind == "missing":
-        return "this field is required", f"add `{path[-1]}`", "WRPO-C004"
+    if kind in ("missing", "union_tag_not_found"):
+        return "this field is required", f"add `{path[-1]}`", _MISSING
     rule = detail["msg"][0].lower() + detail["msg"][1:].replace("Input should be", "must be")
     rule = rule.replace("input should be", "must be")
     if kind.endswith(("_type", "_parsing")) or kind in ("int_from_float", "json_invalid"):
         return rule, _fix_of_type(kind, detail["input"]), "WRPO-C007"
-    if kind == "literal_error":
-        choices = [choice.strip("' ") for choice in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return rule, _close_match(detail["input"], choices) or "choose one of these", "WRPO-C006"
+    if kind in ("literal_error", "union_tag_invalid"):
+        expected = detail["ctx"]["expected" if kind == "literal_error" else "expected_tags"]
+        choices = [choice.strip("' ") for choice in expected.replace(" or ", ", ").split(",")]
+        found = detail["input"] if kind == "literal_error" else detail["ctx"]["tag"]
+        return f"must be {expected}", _close_match(found, choices) or "choose one of these", "WRPO-C006"
     return rule, "change it to a value that keeps the rule", "WRPO-C006"
 
 
@@ -240,8 +260,12 @@ def _fix_of_type(kind: str, value: Any) -> str:
 
 
 def _close_match(word: Any, known: Sequence[str]) -> str | None:
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
+    close = _close_names(word, known)
     return f"did you mean `{close[0]}`?" if close else None
+
+
+def _close_names(word: Any, known: Sequence[str]) -> list[str]:
+    return difflib.get_close_matches(str(word), known, n=1, cutoff=0.5)
 
 
 def _known_fields(path: KeyPath) -> list[str]:

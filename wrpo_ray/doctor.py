@@ -5,6 +5,7 @@ Versions come from package metadata, so that a package too broken to be imported
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -38,7 +39,7 @@ class Diagnosis:
     problems: list[Problem]
 
 
-def main() -> int:
+def main(options: argparse.Namespace | None = None) -> int:
     """Print the diagnosis of this machine; return 0 if everything fits together, else 2."""
     diagnosis = diagnose()
     width = max(len(name) for name, _ in diagnosis.facts)

@@ -28,7 +28,7 @@ GRACE_S = 2.5
 _SAME_WISH_S = 0.25
 _FLUSH_S = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_HELP = "run the same command again: it goes on where it stopped"
+_HELP = "the same command goes on where it stopped"
 
 
 class _Stop(KeyboardInterrupt):
@@ -50,7 +50,7 @@ class _Watch:
                 return time.monotonic() - self.first_at > _SAME_WISH_S
             self.reason, self.first_at = reason, time.monotonic()
         threading.Thread(target=_end_after_grace, args=(reason,), name="wrpo-end", daemon=True).start()
-        threading.Thread(target=_say, args=(str(reason),), daemon=True).start()
+        threading.Thread(target=_say, args=(f"{reason.message}; {reason.help}",), daemon=True).start()
         return False
 
 
@@ -59,11 +59,14 @@ _current: _Watch | None = None
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT in the body into InterruptedRunError; call it in the main thread.
+    """Turn SIGTERM and SIGINT in the body into InterruptedRunError; only in the main thread, else it does nothing.
 
     From the first signal on the process ends within GRACE_S with exit code 7, even when the main thread hangs in C code
     or in its clean-up; a second signal ends it at once.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     global _current
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -71,21 +74,33 @@ def interruptible() -> Iterator[None]:
     # Signal numbers arrive here from C, so it does not matter that ray.init and Ray Train replace Python's handlers,
     # nor whether the main thread ever gets to run one.
     old_descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    old_handlers = {number: signal.signal(number, _raise_stop) for number in _SIGNALS}
+    old_handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    rearm()
     threading.Thread(target=_listen, args=(reader, watch), name="wrpo-signals", daemon=True).start()
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        if watch.reason is None and not _arrives(watch):
-            raise
+        _wait_for_reason(watch)
+        raise
     finally:
         _current = None
         signal.set_wakeup_fd(old_descriptor)
         os.close(writer)
         for number, handler in old_handlers.items():
             signal.signal(number, handler)
-    if watch.reason is not None:
-        raise watch.reason
+        # Whatever the body made of the interruption: it was one.
+        if watch.reason is not None:
+            raise watch.reason
+
+
+def rearm() -> None:
+    """Take the signals back from whoever took them; to be called after ray.init, which replaces the handlers.
+
+    Without it all still ends in time, but Ray's C++ handler prints a stack trace on SIGTERM.
+    """
+    if _current is not None and threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            signal.signal(number, _raise_stop)
 
 
 def stop(reason: WrpoError) -> None:
@@ -103,12 +118,11 @@ def _raise_stop(number: int, frame: FrameType | None) -> None:
     raise _Stop
 
 
-def _arrives(watch: _Watch) -> bool:
+def _wait_for_reason(watch: _Watch) -> None:
     """The main thread may be faster than the watchdog."""
     deadline = time.monotonic() + _SAME_WISH_S
     while watch.reason is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    return watch.reason is not None
 
 
 def _listen(reader: int, watch: _Watch) -> None:
@@ -120,7 +134,7 @@ def _listen(reader: int, watch: _Watch) -> None:
 
 
 def _interrupted(name: str) -> InterruptedRunError:
-    return InterruptedRunError(f"interrupted by {name}; the same command goes on where it stopped", help=_HELP)
+    return InterruptedRunError(f"interrupted by {name}", help=_HELP)
 
 
 def _end_after_grace(reason: WrpoError) -> None:

@@ -308,7 +308,7 @@ class Pipeline:
 
     def without(self, sources: set[str]) -> Pipeline:
         """Return the pipeline of the same run without the sources `sources`; see broken_sources.without."""
-        return Pipeline(without(self.config, sources), self.engines) if sources else self
+        return type(self)(without(self.config, sources), self.engines) if sources else self
 
     def selected(self, only: str | None) -> list[Step]:
         """Return all steps, or the one called `only`; raises ConfigError when its inputs are not complete."""

@@ -74,7 +74,7 @@ def _owner(state: RunState) -> str:
     if holder is None:
         return "none: no driver has held this run with a lease"
     owner = f"{holder.owner}, epoch {holder.epoch}: {holder.state}"
-    return owner if holder.state == "released" else f"{owner}, last sign of life {duration(holder.age_s)} ago"
+    return owner if holder.state == "released" else f"{owner}, last sign of life {duration(holder.heartbeat_age_s)} ago"
 
 
 def _rows(steps: Iterable[StepState]) -> list[tuple[str, ...]]:
@@ -148,7 +148,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         return ""
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in zip(*columns, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in zip(*columns, strict=True)
+    ]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -153,11 +153,12 @@ class FakeScorer(_Fake):
             "nan": math.nan, "inf": math.inf, "text": "good", "too_long": SetAside("answer_too_long", "99 tokens"),
         }  # fmt: skip
         return [
-            wrong[faults[answer.prompt.prompt_id]]
-            if answer.prompt.prompt_id in faults
-            else stable_hash(answer.text) / 2**64
+            wrong[faults[answer.prompt.prompt_id]] if answer.prompt.prompt_id in faults else self._reward(answer.text)
             for answer in answers
         ]
+
+    def _reward(self, text: str) -> float:
+        return 0.5 if (self.faults.path / "constant").exists() else stable_hash(text) / 2**64
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:

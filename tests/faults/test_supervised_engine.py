@@ -92,10 +92,12 @@ def test_an_exception_keeps_an_engine_that_can_go_on(faults: FaultFolder, engine
 
 
 def test_the_engines_own_process_may_die_while_the_child_lives(faults: FaultFolder, engine: SupervisedEngine) -> None:
-    (faults.path).mkdir(parents=True)
+    faults.path.mkdir(parents=True)
     (faults.path / "with_helper").touch()
     engine.run(PROMPTS[:1])
-    os.kill(faults.events("helper")[0]["pid"], signal.SIGKILL)
+    helper = faults.events("helper")[0]["pid"]
+    os.kill(helper, signal.SIGKILL)
+    wait_until(lambda: not is_alive(helper), "the end of the helper")
     assert engine.run(PROMPTS) == expected(faults)
     assert engine.num_starts == 2
 

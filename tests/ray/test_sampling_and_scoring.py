@@ -1,15 +1,17 @@
-"""Real Ray Data and real vLLM: every sample of every source is kept, scored, and the cluster gets everything back."""
+"""Real Ray Data and real vLLM in its child process: every sample is kept and scored, and nothing is left running."""
 
+import contextlib
+import shutil
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import ray
 
 from tests.tiny import chatml_tokenizer, headers_tokenizer, save_classifier, save_neox, save_qwen2
 from wrpo_ray.config import (
     EngineConfig,
+    FaultsConfig,
     ModelConfig,
     ResourcesConfig,
     SamplingConfig,
@@ -20,9 +22,12 @@ from wrpo_ray.data.sampling import SamplingJob, sample
 from wrpo_ray.data.scoring import score
 from wrpo_ray.engines.protocol import Answer
 from wrpo_ray.engines.transformers_scorer import TransformersScorer
+from wrpo_ray.errors import ModelError
 from wrpo_ray.schema import Prompt, Response, ScoredResponse, prompt_id
-from wrpo_ray.steps import Step, execute
-from wrpo_ray.storage import RunLayout, read_rows, write_rows
+from wrpo_ray.steps import Step, StepResult, execute
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.manifest import Manifest, RunLayout, create_manifest, require_manifest
+from wrpo_ray.storage.tables import read_rows, write_rows
 
 ENGINE = EngineConfig(
     dtype="float32", max_model_len=96, max_num_seqs=16, max_num_batched_tokens=512, enforce_eager=True
@@ -51,13 +56,23 @@ def wait_for_all_cpus() -> bool:
     return False
 
 
+def engine_processes() -> list[str]:
+    """Return the command lines of all engines on this machine that belong to this test's user and tree."""
+    lines = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(place.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in lines if "wrpo_ray.engines.child" in line or "VLLM::" in line]
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_two_sources_in_one_job(tmp_path: Path) -> None:
-    layout = RunLayout(tmp_path / "run")
+    before = engine_processes()
+    layout = RunLayout(locate(tmp_path / "run"))
     prompts = all_prompts()
     too_long = {row.prompt_id for row in prompts if row.messages[0]["content"].startswith("too long")}
     given = Step(
-        "prompts", {}, (), lambda folder: {"n": write_rows(folder / "data/p.parquet", prompts, Prompt).num_rows}
+        "prompts", {}, (), lambda folder: StepResult((write_rows(folder, "data/p.parquet", prompts, Prompt),), {})
     )
     execute(given, layout, {})
     sources = [
@@ -74,7 +89,8 @@ def test_two_sources_in_one_job(tmp_path: Path) -> None:
         drawn = Step(f"sample-{source.name}", {}, (), lambda folder, job=job: sample(job, folder))
         summary = execute(drawn, layout, {}).summary
         rows = read_rows(drawn.folder(layout), Response)
-        assert summary["num_prompts_without_response"] == 1
+        assert summary["quarantined"] == {"prompt_too_long": 1}
+        assert summary["engine_starts"] == 1
         assert {(row.prompt_id, row.sample_index) for row in rows} == {
             (row.prompt_id, index) for row in prompts if row.prompt_id not in too_long for index in range(3)
         }
@@ -82,7 +98,7 @@ def test_two_sources_in_one_job(tmp_path: Path) -> None:
         assert all(
             row.num_tokens == len(row.token_ids) <= 6 and row.finish_reason in ("stop", "length") for row in rows
         )
-        _assert_a_lost_shard_comes_back_equal(job, drawn.folder(layout), tmp_path / f"again-{source.name}")
+        _assert_a_lost_shard_comes_back_equal(job, drawn.folder(layout), locate(tmp_path / f"again-{source.name}"))
         scored = Step(
             f"score-{source.name}",
             {},
@@ -92,22 +108,47 @@ def test_two_sources_in_one_job(tmp_path: Path) -> None:
         execute(scored, layout, {})
         _assert_rewards_match(read_rows(scored.folder(layout), ScoredResponse), prompts, reference)
     assert wait_for_all_cpus(), "an engine kept its CPU"
+    assert set(engine_processes()) <= set(before), "an engine is still there"
 
 
-def _assert_a_lost_shard_comes_back_equal(job: SamplingJob, folder: Path, again: Path) -> None:
-    """Half of the files are there: only the other half is drawn, and it is what it was."""
-    (again / "data").mkdir(parents=True)
-    first, second = sorted((folder / "data").glob("*.parquet"))
-    (again / "data" / first.name).write_bytes(first.read_bytes())
-    sample(job, again)
-    columns = ["prompt_id", "sample_index", "text", "token_ids"]
-    assert pq.read_table(again / "data" / second.name, columns=columns) == pq.read_table(second, columns=columns)
+def _assert_a_lost_shard_comes_back_equal(job: SamplingJob, folder: Location, again: Location) -> None:
+    """Half of the shards are committed: only the other half is drawn, byte for byte what it was."""
+    for name in ("plan.json", "commits", "data"):
+        source, target = Path(folder.key) / name, Path(again.key) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copy(source, target)
+    lost = sorted((Path(again.key) / "commits").iterdir())[1]
+    lost.unlink()
+    for path in (Path(again.key) / "data").glob(f"{lost.stem}*"):
+        path.unlink()
+    result = sample(job, again)
+    expected = [entry for entry in require_manifest(folder).files if entry.num_rows is not None]
+    assert [entry for entry in result.files if entry.num_rows is not None] == expected
 
 
 def _assert_rewards_match(rows: list[ScoredResponse], prompts: list[Prompt], reference: TransformersScorer) -> None:
     """vLLM's raw scores are those of transformers on the same model."""
     by_id = {row.prompt_id: row for row in prompts}
-    expected = reference.score([Answer(by_id[row.prompt_id], row.text) for row in rows])
+    expected = reference.score([Answer(by_id[row.prompt_id], row.text) for row in rows], lambda: None)
     assert [row.reward for row in rows] == pytest.approx(expected, abs=1e-4)
     # A sigmoid would keep them in (0, 1).
     assert min(row.reward for row in rows) < 0 or max(row.reward for row in rows) > 1
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_broken_model_fails_within_a_minute_with_its_own_error(tmp_path: Path) -> None:
+    path = save_qwen2(tmp_path / "qwen", chatml_tokenizer())
+    (path / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0 no json ")
+    prompts = locate(tmp_path / "prompts")
+    files = (write_rows(prompts, "data/p.parquet", all_prompts(), Prompt),)
+    create_manifest(prompts, Manifest("prompts", "f", {}, {}, files, {}, {}, 0.0))
+    faults = FaultsConfig(engine_start_attempts=2)
+    job = SamplingJob(model("broken", path), prompts, ("preference",), 7, "broken", faults)
+    started = time.monotonic()
+    with pytest.raises(ModelError, match="failed to start 2 times in a row; last error: .*SafetensorError") as raised:
+        sample(job, locate(tmp_path / "step"))
+    assert time.monotonic() - started < 60
+    assert raised.value.code == "WRPO-E001"

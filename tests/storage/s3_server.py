@@ -1,10 +1,9 @@
-"""A real S3 protocol server in this process (moto over HTTP) that fails as it is told to."""
+"""A real S3 protocol server in this process (moto over HTTP) that fails as it is told to; it answers Google's too."""
 
 from __future__ import annotations
 
 import contextlib
 import fnmatch
-import os
 import random
 import socket
 import struct
@@ -14,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from unittest import mock
 
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -31,6 +29,8 @@ Kind = Literal[
     "forbidden",  # 403
     "no_conditions",  # 501 to writes with If-None-Match
     "ignored_conditions",  # If-None-Match is not looked at
+    "too_many",  # 429
+    "absent",  # 404
     "wrong_region",  # 301, as S3 says when the bucket lies elsewhere
 ]
 _STATUS = {
@@ -40,6 +40,8 @@ _STATUS = {
     "conflict": ("409 Conflict", "ConditionalRequestConflict"),
     "forbidden": ("403 Forbidden", "AccessDenied"),
     "no_conditions": ("501 Not Implemented", "NotImplemented"),
+    "too_many": ("429 Too Many Requests", "SlowDown"),
+    "absent": ("404 Not Found", "NoSuchKey"),
     "wrong_region": ("301 Moved Permanently", "PermanentRedirect"),
 }
 _CONDITION = "HTTP_IF_NONE_MATCH"
@@ -81,8 +83,8 @@ class FaultyApplication:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["PATH_INFO"].startswith("/moto-api"):
-            return self.application(environ, start_response)
+        if environ.get("HTTP_AUTHORIZATION", "").startswith("Bearer"):
+            _speak_s3(environ)
         fault = self._pick(environ)
         if fault is None:
             return self._apply(environ, start_response)
@@ -109,8 +111,20 @@ class FaultyApplication:
         return None
 
     def _apply(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, [*headers, ("x-goog-generation", "1")], *rest)
+
         with self.lock:
-            return list(self.application(environ, start_response))
+            return list(self.application(environ, start))
+
+
+def _speak_s3(environ: dict[str, Any]) -> None:
+    """Google's XML API is S3's but for some headers: https://cloud.google.com/storage/docs/xml-api/reference-headers."""
+    environ["HTTP_AUTHORIZATION"] = (
+        "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+    )
+    if environ.get("HTTP_X_GOOG_IF_GENERATION_MATCH") == "0":
+        environ[_CONDITION] = "*"
 
 
 def _break_connection(environ: dict[str, Any]) -> None:
@@ -158,12 +172,14 @@ class S3Server:
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ALLOW_HTTP": "true",
             "AWS_EC2_METADATA_DISABLED": "true",
+            "GOOGLE_BASE_URL": self.url,
+            "GOOGLE_BEARER_TOKEN": "test",
         }
 
     def new_bucket(self) -> str:
         """Return the name of a fresh bucket."""
         self._num_buckets += 1
-        name = f"bucket-{self._num_buckets}"
+        name = f"bucket{self._num_buckets}"
         self.client().create_bucket(Bucket=name)
         return name
 
@@ -187,17 +203,13 @@ class S3Server:
 
 @contextlib.contextmanager
 def running_server() -> Iterator[S3Server]:
-    """Serve S3 on a free port; the environment of this process leads to it meanwhile."""
+    """Serve S3 on a free port; `environment` of what is given leads clients there."""
     application = FaultyApplication(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_QuietHandler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        found = S3Server(application, server.server_port)
-        with mock.patch.dict(os.environ, found.environment):
-            for name in ("AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
-                os.environ.pop(name, None)
-            yield found
+        yield S3Server(application, server.server_port)
     finally:
         server.shutdown()
         thread.join()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests import tiny
 from wrpo_ray.config import FuseConfig
@@ -12,6 +14,8 @@ from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry, Manifest, create_manifest
 from wrpo_ray.storage.tables import write_rows
+from wrpo_ray.train.launch import run_sft
+from wrpo_ray.train.loop import train_worker
 
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "Paris", "London", "Rome", "gold")
 
@@ -76,3 +80,17 @@ def make_config(model: Path, sft: dict[str, Any] | None = None, wrpo: dict[str, 
 
 def save_tiny_model(folder: Path) -> Path:
     return tiny.save_llama(folder, tiny.chatml_tokenizer())
+
+
+def save_dropout_model(folder: Path) -> Path:
+    """Write a tiny model whose training draws random numbers in every layer."""
+    save_tiny_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.2}))
+    return folder
+
+
+def train_sft(config: FuseConfig, model: Path, examples: Location, out: Path, worker: Any = train_worker) -> StepResult:
+    """Train as `run_sft` does, with another worker function."""
+    with patch("wrpo_ray.train.launch.train_worker", worker):
+        return run_sft(config, str(model), examples, locate(out))

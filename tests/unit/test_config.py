@@ -7,7 +7,7 @@ import pytest
 
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_file import dump_config, load_config, parse_config
-from wrpo_ray.errors import ConfigError
+from wrpo_ray.errors import ConfigError, render
 
 MINIMAL = """\
 run: {name: tiny}
@@ -153,10 +153,99 @@ def test_config_is_frozen() -> None:
         (["target.path=org/name", "target.trust_remote_code=true"], "target.revision"),
         (["reward={type: verifier}"], "prompts.answer_column"),
         (["reward={type: verifier, wrong_reward: 2.0}"], "reward"),
+        (["min_sources=3"], "min_sources"),
+        (["run.lease_timeout_s=9.9"], "run.lease_timeout_s"),
+        (["sft.deepspeed={gradient_clipping: .inf}"], "sft.deepspeed.gradient_clipping"),
+        (["target.engine.extra_args={a: [{b: .nan}]}"], "target.engine.extra_args.a.0.b"),
     ],
 )
 def test_rules_across_fields(overrides: list[str], place: str) -> None:
     assert f"`{place}`: " in message(MINIMAL, *overrides)
+
+
+@pytest.mark.parametrize(
+    "override", ["min_sources=1", "min_sources=2", "run.lease_timeout_s=0", "run.lease_timeout_s=10"]
+)
+def test_limits_themselves_are_allowed(override: str) -> None:
+    parsed(MINIMAL, override)
+
+
+@pytest.mark.parametrize("root", ["runs", "/mnt/runs", "s3://bucket", "s3://my.bucket-1/a/b", "gs://bucket/a", "a:b"])
+def test_roots_of_runs(root: str) -> None:
+    assert parsed(MINIMAL, f"run.root='{root}'").run.root == root
+
+
+@pytest.mark.parametrize(
+    "root",
+    ["", " ", "~/runs", "http://host/x", "https://host/x", "hdfs://host/x", "file:///runs", "s3a://bucket/x", "s3://",
+     "S3://bucket", "s3:/bucket", "s3://b@evil/x", "s3://bucket:80/x", "s3://bucket/x?versionId=1", "gs://Bucket/x",
+     "memory://x"],
+)  # fmt: skip
+def test_places_that_are_no_root(root: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(MINIMAL, f"run.root='{root}'")
+    (problem,) = caught.value.problems
+    assert (problem.place, problem.code) == ("override `run.root`", "WRPO-C027")
+
+
+CANARY = "hf_" + "CaNaRyCaNaRyCaNaRyCaNaRyCaNaRy0001"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"target.resources.env_vars={{ANYTHING: {CANARY}}}",
+        "target.resources.env_vars={HF_TOKEN: whatever}",
+        "sources.0.resources.env_vars={MY_PASSWORD: '1'}",
+        "sft.deepspeed={wandb: {api_key: whatever}}",
+        "tracking.mlflow_tracking_uri=http://user:c4nary@host:5000",
+        f"run.root=s3://bucket/{CANARY}",
+    ],
+)
+def test_secrets_are_refused_and_not_shown(line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(MINIMAL, line)
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.value) == ("WRPO-C024", "[redacted]")
+    assert "never put a secret here" in problem.rule
+    assert not {"whatever", "c4nary", CANARY} & set(render(caught.value).replace("/", " ").split())
+
+
+def test_secret_of_the_environment_is_found_in_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    assert "never put a secret here" in message(MINIMAL, f"tracking.wandb_project='{'0123456789' * 4}'")
+    monkeypatch.delenv("WANDB_API_KEY")
+    parsed(MINIMAL, f"tracking.wandb_project='{'0123456789' * 4}'")
+
+
+def test_secret_in_a_field_of_another_type_is_not_echoed() -> None:
+    text = MINIMAL.replace("sft: {learning_rate: 7e-6}", f"sft: {{learning_rate: {CANARY}}}")
+    with pytest.raises(ConfigError) as caught:
+        parsed(text)
+    assert CANARY not in str(caught.value)
+    assert "[redacted]" in caught.value.problems[0].value
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "target.resources.env_vars={TOKENIZERS_PARALLELISM: 'false', AWS_WEB_IDENTITY_TOKEN_FILE: /var/token}",
+        "target.engine.extra_args={skip_tokenizer_init: false}",
+        "target.revision=0123456789abcdef0123456789abcdef01234567",
+        "tracking.mlflow_tracking_uri=http://host:5000",
+    ],
+)
+def test_settings_that_are_no_secrets(line: str) -> None:
+    parsed(MINIMAL, line)
+
+
+def test_rules_name_the_line_of_the_field_they_are_about() -> None:
+    text = MINIMAL.replace("sft: {learning_rate: 7e-6}", "sft:\n  learning_rate: 7e-6\n  micro_batch_size: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        parsed(text.replace("- name: first\n", "- name: llama-3.1\n    sampling: {max_tokens: 9000}\n"))
+    places = {problem.code: problem.place for problem in caught.value.problems}
+    assert places["WRPO-C020"] == "fuse.yaml:5:16 `sources.llama-3.1.sampling.max_tokens`"
+    assert places["WRPO-C019"] == "fuse.yaml:11:1 `sft.global_batch_size`"
 
 
 def test_broken_rules_are_reported_together() -> None:

@@ -80,7 +80,7 @@ def test_ray_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "does not answer" in dict(doctor.diagnose().facts)["RAY_ADDRESS"]
 
 
-@pytest.mark.parametrize(("problems", "code"), [([], 0), ([Problem("x", "1", "must be 2", "set it")], 2)])
+@pytest.mark.parametrize(("problems", "code"), [([], 0), ([Problem("x", "1", "must be 2", "set it", "WRPO-C051")], 2)])
 def test_command_prints_facts_problems_and_exit_code(
     problems: list[Problem], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,7 +89,7 @@ def test_command_prints_facts_problems_and_exit_code(
     printed = capsys.readouterr().out
     assert "python  3.11.7" in printed
     assert ("everything fits together" in printed) == (code == 0)
-    assert ("fix:   set it" in printed) == (code == 2)
+    assert ("help: set it" in printed) == (code == 2)
 
 
 def test_this_machine_can_be_diagnosed() -> None:

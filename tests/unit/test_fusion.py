@@ -16,7 +16,7 @@ from wrpo_ray.storage.manifest import Manifest, RunLayout
 from wrpo_ray.storage.tables import read_rows, write_rows
 
 MESSAGES = [{"role": "user", "content": "?"}]
-ROWS = RowsConfig()
+ROWS = RowsConfig(max_fraction=1.0)
 
 
 def scored(
@@ -119,9 +119,9 @@ def test_policies_decide_what_becomes_of_empty_responses(tmp_path: Path) -> None
 def test_quarantined_rows_over_the_budget_stop_the_step_and_name_it(tmp_path: Path) -> None:
     rows = RowsConfig(response_empty="quarantine", max_fraction=0.1)
     with pytest.raises(QuarantineError, match=r"fuse: 1 of 5 rows were set aside \(1 response_empty\), 0 are allowed"):
-        fused(RunLayout(locate(tmp_path / "a")), rows, ["good", "", "bad"], [0.9, -5.0, 0.1])
+        fused(RunLayout(locate(tmp_path / "a")), rows, ["good", " ", "bad"], [0.9, -5.0, 0.1])
     layout = RunLayout(locate(tmp_path / "b"))
-    fused(layout, rows.model_copy(update={"max_fraction": 0.2}), ["good", "", "bad"], [0.9, -5.0, 0.1])
+    fused(layout, rows.model_copy(update={"max_fraction": 0.2}), ["good", " ", "bad"], [0.9, -5.0, 0.1])
 
 
 def test_identical_responses_of_all_sources_are_counted_and_left_out_on_request(tmp_path: Path) -> None:

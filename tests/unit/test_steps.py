@@ -6,20 +6,28 @@ from typing import Any
 
 import pytest
 
-from wrpo_ray.steps import Step, complete, execute
-from wrpo_ray.storage import RunLayout, read_manifest
+from wrpo_ray.errors import LeaseError
+from wrpo_ray.steps import Step, StepResult, complete, execute
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.manifest import RunLayout
+from wrpo_ray.storage.tables import write_file
 
 
-def nothing(folder: Path) -> Mapping[str, Any]:
-    return {}
+def nothing(folder: Location) -> StepResult:
+    return StepResult((), {})
 
 
 def make(name: str = "sft", identity: Mapping[str, Any] | None = None, inputs: tuple[Step, ...] = ()) -> Step:
     return Step(name, {"lr": 1e-5} if identity is None else identity, inputs, nothing)
 
 
+@pytest.fixture
+def layout(tmp_path: Path) -> RunLayout:
+    return RunLayout(locate(tmp_path))
+
+
 def test_fingerprint_is_golden() -> None:
-    assert make().fingerprint == "213bf5c0650bbb36"
+    assert make().fingerprint == "27b22c205fe4cdf9"
 
 
 def test_fingerprint_covers_name_identity_and_inputs() -> None:
@@ -29,9 +37,9 @@ def test_fingerprint_covers_name_identity_and_inputs() -> None:
     assert len({step.fingerprint for step in steps}) == len(steps)
 
 
-def test_fingerprint_ignores_function_scratch_and_order_of_keys() -> None:
+def test_fingerprint_ignores_function_scratch_source_and_order_of_keys() -> None:
     first = Step("sft", {"a": 1, "b": 2}, (), nothing)
-    second = Step("sft", {"b": 2, "a": 1}, (), lambda folder: {"rows": 1}, scratch=("checkpoints",))
+    second = Step("sft", {"b": 2, "a": 1}, (), lambda folder: StepResult((), {"rows": 1}), ("checkpoints",), "m")
     assert first.fingerprint == second.fingerprint
 
 
@@ -40,37 +48,41 @@ def test_identity_must_be_json() -> None:
         _ = make(identity={"lr": float("nan")}).fingerprint
 
 
-def test_complete_step_is_not_run_again(tmp_path: Path) -> None:
+def test_complete_step_is_not_run_again(layout: RunLayout) -> None:
     calls = []
 
-    def run(folder: Path) -> Mapping[str, Any]:
+    def run(folder: Location) -> StepResult:
         calls.append(folder)
-        (folder / "a.txt").write_text("result")
-        return {"rows": 1}
+        return StepResult((write_file(folder, "a.txt", b"result"),), {"rows": 1})
 
-    step, layout = Step("sft", {}, (), run), RunLayout(tmp_path)
+    step = Step("sft", {}, (), run)
     assert not complete(step, layout)
     first, second = (execute(step, layout, {"ray": "2"}) for _ in range(2))
     assert complete(step, layout)
     assert first == second
     assert calls == [step.folder(layout)]
-    assert ([entry.path for entry in first.files], first.summary, first.versions) == (
-        ["a.txt"],
-        {"rows": 1},
-        {"ray": "2"},
-    )
+    assert [entry.path for entry in first.files] == ["a.txt"]
+    assert (first.summary, first.versions) == ({"rows": 1}, {"ray": "2"})
 
 
-def test_failed_step_runs_again(tmp_path: Path) -> None:
+def test_files_are_listed_in_order_of_their_names(layout: RunLayout) -> None:
+    def run(folder: Location) -> StepResult:
+        return StepResult(tuple(write_file(folder, name, b"x") for name in ("b", "c", "a")), {})
+
+    manifest = execute(Step("sft", {}, (), run), layout, {})
+    assert [entry.path for entry in manifest.files] == ["a", "b", "c"]
+
+
+def test_failed_step_runs_again(layout: RunLayout) -> None:
     attempts = []
 
-    def run(folder: Path) -> Mapping[str, Any]:
+    def run(folder: Location) -> StepResult:
         attempts.append(folder)
         if len(attempts) == 1:
             raise RuntimeError("lost a node")
-        return {}
+        return StepResult((), {})
 
-    step, layout = Step("sft", {}, (), run), RunLayout(tmp_path)
+    step = Step("sft", {}, (), run)
     with pytest.raises(RuntimeError, match="lost a node"):
         execute(step, layout, {})
     assert not complete(step, layout)
@@ -78,21 +90,30 @@ def test_failed_step_runs_again(tmp_path: Path) -> None:
     assert len(attempts) == 2
 
 
-def test_scratch_and_hidden_files_are_no_results(tmp_path: Path) -> None:
-    def run(folder: Path) -> Mapping[str, Any]:
-        for name in ("model/weights", "checkpoints/weights", ".a.tmp"):
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text("x")
-        return {}
+def test_driver_that_lost_the_run_marks_nothing_as_complete(layout: RunLayout) -> None:
+    def taken_over() -> None:
+        raise LeaseError("taken over")
 
-    step, layout = Step("sft", {}, (), run, scratch=("checkpoints",)), RunLayout(tmp_path)
+    with pytest.raises(LeaseError, match="taken over"):
+        execute(make(), layout, {}, still_ours=taken_over)
+    assert not complete(make(), layout)
+
+
+def test_scratch_is_gone_once_the_step_is_complete_even_after_a_crash(layout: RunLayout) -> None:
+    def run(folder: Location) -> StepResult:
+        (folder / "checkpoints/weights").write_bytes(b"x")
+        return StepResult((write_file(folder, "model/weights", b"x"),), {})
+
+    step = Step("sft", {}, (), run, scratch=("checkpoints",))
     execute(step, layout, {})
-    manifest = read_manifest(step.folder(layout))
-    assert manifest is not None
-    assert [entry.path for entry in manifest.files] == ["model/weights"]
+    kept = ["manifest.json", "model/weights"]
+    assert [place.relative_to(step.folder(layout)) for place in step.folder(layout).walk()] == kept
+    (step.folder(layout) / "checkpoints/weights").write_bytes(b"left by a crash after the manifest")
+    execute(step, layout, {})
+    assert [place.relative_to(step.folder(layout)) for place in step.folder(layout).walk()] == kept
 
 
-def test_manifest_names_its_inputs(tmp_path: Path) -> None:
+def test_manifest_names_its_inputs(layout: RunLayout) -> None:
     source = make("score", {"seed": 1})
-    manifest = execute(make(inputs=(source,)), RunLayout(tmp_path), {})
+    manifest = execute(make(inputs=(source,)), layout, {})
     assert manifest.inputs == {"score": source.fingerprint}

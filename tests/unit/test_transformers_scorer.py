@@ -1,7 +1,6 @@
 """Reward models in transformers: batches, padding, and a model of its own class with a gated head, as ArmoRM is."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from tests.tiny import chatml_tokenizer, headers_tokenizer, save_classifier
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import TransformersRewardConfig
-from wrpo_ray.engines.protocol import Answer
+from wrpo_ray.engines.protocol import Answer, SetAside
 from wrpo_ray.engines.transformers_scorer import TransformersScorer, batches_by_tokens
 from wrpo_ray.errors import ModelError
 from wrpo_ray.schema import Prompt
@@ -66,17 +65,17 @@ def test_batched_scores_are_those_of_one_row_at_a_time(tmp_path: Path, make_toke
     """Also where the end token doubles as padding: a classifier looks for padding to find a row's last token."""
     tokenizer = make_tokenizer()  # pyright: ignore[reportCallIssue]
     path = save_classifier(tmp_path / "model", tokenizer)
-    scores = TransformersScorer(reward(path, max_batch_tokens=120)).score(answers())
+    scores = TransformersScorer(reward(path, max_batch_tokens=120)).score(answers(), lambda: None)
     model = AutoModelForSequenceClassification.from_pretrained(path)
     chat = ChatTokenizer(tokenizer)
     for text, score in zip(TEXTS, scores, strict=True):
         ids = chat.encode_conversation(MESSAGES, text)
         if len(ids) > 200:
-            assert math.isnan(score)
+            assert score == SetAside("answer_too_long", f"{len(ids)} tokens, the reward model holds 200")
         else:
             with torch.inference_mode():
                 assert score == pytest.approx(float(model(torch.tensor([ids])).logits), abs=1e-5)
-    assert sum(map(math.isnan, scores)) == 1
+    assert sum(isinstance(score, SetAside) for score in scores) == 1
 
 
 def test_gated_head_of_its_own_class(tmp_path: Path) -> None:
@@ -90,11 +89,13 @@ def test_gated_head_of_its_own_class(tmp_path: Path) -> None:
     model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=True).eval()
     model.save_pretrained(path)
     scorer = TransformersScorer(reward(path, score_field="score", trust_remote_code=True))
-    scores = scorer.score(answers())
+    scores = scorer.score(answers(), lambda: None)
     chat = ChatTokenizer(chatml_tokenizer())
     for text, score in zip(TEXTS[:3], scores[:3], strict=True):
         ids = torch.tensor([chat.encode_conversation(MESSAGES, text)])
         with torch.inference_mode():
             assert score == pytest.approx(float(model(ids, torch.ones_like(ids)).score), abs=1e-5)
     with pytest.raises(ModelError, match="gives logits of shape None"):
-        TransformersScorer(reward(path, score_field="logits", trust_remote_code=True)).score(answers()[:1])
+        TransformersScorer(reward(path, score_field="logits", trust_remote_code=True)).score(
+            answers()[:1], lambda: None
+        )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrpo_ray.errors import ConfigError
-from wrpo_ray.yaml_loader import line_of, parse_yaml
+from wrpo_ray.yaml_loader import Position, excerpt, parse_yaml, position_of
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,10 @@ def test_scalars(text: str, value: Any) -> None:
         ("1: a\n", "a key must be text"),
         ("a: [1\n", "not valid YAML"),
         ("a: \x00", "not valid YAML"),
-        ("a: !!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("a: !!python/object/apply:os.getcwd []", "tags"),
+        ("a: !!int text", "tags"),
+        ("a: ! text", "tags"),
+        ("a: " + "1" * 5000, "a number that cannot be read"),
         ("[" * 5000, "nested too deeply"),
     ],
 )
@@ -55,6 +58,7 @@ def test_refusals_name_the_file(text: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part) as caught:
         parse_yaml(text, "f.yaml")
     assert "f.yaml" in str(caught.value)
+    assert caught.value.code in ("WRPO-C005", "WRPO-C008")
 
 
 @given(st.text(max_size=200))
@@ -63,8 +67,14 @@ def test_any_text_is_a_value_or_a_config_error(text: str) -> None:
         parse_yaml(text, "f.yaml")
 
 
-def test_line_of_a_value_and_of_its_nearest_parent() -> None:
-    text = "a:\n  b:\n    - 1\n    - c: 2\n"
-    assert line_of(text, ("a", "b", 1, "c")) == 4
-    assert line_of(text, ("a", "missing")) == 1
-    assert line_of(text, ("missing",)) is None
+def test_position_of_a_key_and_of_its_nearest_parent() -> None:
+    text = "a:\n  b:\n    - 1\n    - clear: 2\n"
+    assert position_of(text, ("a", "b", 1, "clear")) == Position(4, 7, 5)
+    assert position_of(text, ("a", "b", 0)) == Position(3, 7, 1)
+    assert position_of(text, ("a", "missing")) == Position(1, 1, 1)
+    assert position_of(text, ("missing",)) is None
+
+
+def test_excerpt_marks_the_key() -> None:
+    assert excerpt("a:\n  clear: 2\n", Position(2, 3, 5)) == "2 |   clear: 2\n  |   ^^^^^"
+    assert excerpt("a: " + "x" * 200, Position(1, 1, 1)) is None

@@ -73,13 +73,17 @@ class ShardActor:
         self.worker = worker = self.worker or self.make_worker(**self.arguments)
         description = json.loads(str(batch["description"][0]))
         shard = worker.shard(description)
-        try:
-            commit = ledger.read_commit(locate(self.folder), shard.name)
-        except FileNotFoundError:
-            commit = worker.commit(shard, description)
+        commit = self._found(shard) or worker.commit(shard, description)
         set_aside = json.dumps([[row.item, row.code] for row in commit.quarantined])
         seconds = round(time.monotonic() - started, 3)
         return {"shard": [shard.name], "num_rows": [commit.num_items], "set_aside": [set_aside], "seconds": [seconds]}
+
+    def _found(self, shard: Shard) -> Commit | None:
+        """A call may be made again after it has done its work, when its answer was lost with a node."""
+        try:
+            return ledger.read_commit(locate(self.folder), shard.name)
+        except FileNotFoundError:
+            return None
 
     def __del__(self) -> None:
         # Ray Data deletes the instance before it ends the actor.
@@ -121,12 +125,10 @@ def _reports(
         log.info("%s: every shard is committed already", work.title)
         return
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy
     from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayActorError, RayError
 
-    # Waiting for a node and loading a model are no progress to Ray Data, so its 30 minutes are too short.
-    DataContext.get_current().execution_no_progress_timeout_s = work.faults.no_progress_timeout_s
     items = [{"description": json.dumps(work.describe(shard))} for shard in todo]
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         ShardActor,
@@ -136,6 +138,10 @@ def _reports(
         compute=ActorPoolStrategy(size=min(work.resources.num_replicas, len(todo)), max_tasks_in_flight_per_actor=1),
         **_remote_arguments(work.resources, work.faults),
     )
+    # Waiting for a node and loading a model are no progress to Ray Data, so its 30 minutes are too short.
+    rows.context.execution_no_progress_timeout_s = work.faults.no_progress_timeout_s
+    # Ray Data's own wrapper would lose the error that it wraps on the way to the driver.
+    rows.context.raise_original_map_exception = True
     try:
         yield from rows.iter_rows()
     except RayActorError as error:

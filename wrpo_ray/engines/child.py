@@ -25,8 +25,9 @@ def main() -> None:
     connection_fd, life_fd = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(connection_fd, False)
     _guard(connection_fd, life_fd)
-    with Connection(connection_fd) as connection:
-        serve(connection)
+    # Not closed before the process ends: the supervisor takes that for the end, and a traceback would still be to come.
+    connection = Connection(connection_fd)
+    serve(connection)
 
 
 def _guard(connection_fd: int, life_fd: int) -> None:

@@ -20,6 +20,7 @@ _TAIL_LINES = 80
 _MAX_ERROR_CHARACTERS = 400
 _POLL_S = 0.2
 _CLOSE_S = 15.0
+_LAST_WORDS_S = 5.0
 _ERROR_LINE = re.compile(r"((?:[A-Za-z_][\w.]*(?:Error|Exception)|Fatal Python error): .+)$")
 # What vLLM says when its core process could not start; the reason is among the lines before.
 _SECOND_HAND = re.compile(r"root cause|EngineDeadError|EngineCore encountered an issue")
@@ -77,6 +78,8 @@ class EngineProcess:
                 if self._connection.poll(max(0.0, min(_POLL_S, deadline - time.monotonic()))):
                     return self._connection.recv()
             except (EOFError, OSError):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(timeout=_LAST_WORDS_S)
                 self._end()
                 raise EngineDiedError(self._last_words()) from None
             if self._child.poll() is not None and not self._connection.poll(0):

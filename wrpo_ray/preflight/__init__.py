@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig
@@ -10,6 +11,7 @@ from wrpo_ray.config_rules import model_sections
 from wrpo_ray.errors import ConfigError, DataError, Problem
 from wrpo_ray.preflight.model_folder import (
     ModelFacts,
+    check_language_model,
     check_max_length,
     check_max_model_len,
     check_remote_code,
@@ -17,51 +19,71 @@ from wrpo_ray.preflight.model_folder import (
     check_weights,
     locate_model,
 )
-from wrpo_ray.preflight.tokenizer import check_tokenizer
+from wrpo_ray.preflight.tokenizer import check_tokenizer, check_vocabulary
 from wrpo_ray.prompts import PromptSet, read_prompts
 from wrpo_ray.schema import Prompt
 from wrpo_ray.verifier import last_number
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What the checks have read: the prompts of the run, and those of its evaluation if it has one."""
+
+    prompts: PromptSet
+    evaluation_prompts: PromptSet | None
+
+
 def check_run(config: FuseConfig) -> list[Problem]:
     """Return every problem of the run's models and prompts."""
-    models, data = _check(config)
+    models, data, _ = _check(config)
     return [*models, *data]
 
 
-def require_runnable(config: FuseConfig) -> None:
-    """Raise one error with every problem: ConfigError if a model is among them, DataError if only prompts are."""
-    models, data = _check(config)
+def require_runnable(config: FuseConfig) -> Checked:
+    """Return what was read when the run can start.
+
+    Raises one error with every problem: ConfigError if a model is among them, DataError if only prompts are.
+    """
+    models, data, sets = _check(config)
     title = f"run {config.run.name} cannot start"
     if models:
         raise ConfigError.of(title, [*models, *data])
     if data:
         raise DataError.of(title, data)
+    return Checked(sets[0], sets[1] if config.evaluation else None)
 
 
-def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem]]:
-    models: list[Problem] = []
-    target_chat: ChatTokenizer | None = None
-    for place, files in model_sections(config):
-        found = locate_model(place, files)
-        if isinstance(found, Problem):
-            models.append(found)
-            continue
-        models.extend(_check_facts(config, place, files, found))
-        chat = check_tokenizer(place, files, found)
-        if isinstance(chat, Problem):
-            models.append(chat)
-        elif files is config.target:
-            target_chat = chat
+def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem], list[PromptSet]]:
+    """Return the problems of models, those of prompts, and the prompts."""
+    models, chats = _check_models(config)
     data: list[Problem] = []
     sets: list[PromptSet] = []
     for place, section in _prompt_sections(config):
         prompt_set, problems = read_prompts(section, answers_required=config.reward.type == "verifier")
         data.extend(problems or _check_prompt_set(config, place, prompt_set))
         sets.append(prompt_set)
-        if section is config.prompts and not problems and target_chat is not None:
-            data.extend(_check_lengths(config, prompt_set.prompts, target_chat))
-    return models, [*data, *_check_heldout(*sets)]
+        if section is config.prompts and not problems and "target" in chats:
+            data.extend(_check_lengths(config, prompt_set.prompts, chats["target"]))
+    return models, [*data, *_check_heldout(*sets)], sets
+
+
+def _check_models(config: FuseConfig) -> tuple[list[Problem], dict[str, ChatTokenizer]]:
+    """Return the problems of all models, and the tokenizers of those that have none, by their places."""
+    problems: list[Problem] = []
+    chats: dict[str, ChatTokenizer] = {}
+    for place, files in model_sections(config):
+        found = locate_model(place, files)
+        if isinstance(found, Problem):
+            problems.append(found)
+            continue
+        problems.extend(_check_facts(config, place, files, found))
+        chat = check_tokenizer(place, files, found)
+        if isinstance(chat, Problem):
+            problems.append(chat)
+            continue
+        chats[place] = chat
+        problems.extend(check_vocabulary(place, files, found, chat))
+    return problems, chats
 
 
 def _prompt_sections(config: FuseConfig) -> Iterator[tuple[str, PromptsConfig]]:
@@ -79,6 +101,8 @@ def _check_facts(config: FuseConfig, place: str, files: ModelFiles, facts: Model
         yield from check_max_length("wrpo", config.wrpo, facts)
     if files is config.reward and config.reward.type != "verifier":
         yield from check_reward(config.reward, facts)
+    else:
+        yield from check_language_model(place, files, facts)
 
 
 def _check_prompt_set(config: FuseConfig, place: str, prompt_set: PromptSet) -> Iterator[Problem]:

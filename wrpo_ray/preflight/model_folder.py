@@ -24,6 +24,8 @@ _SAFETENSORS_INDEX = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 _REWARD_ARCHITECTURE = re.compile(r"ForSequenceClassification$|RewardModel")
 _VLLM_REWARD_ARCHITECTURE = re.compile(r"ForSequenceClassification$")
+# transformers ends the names of its language models so; some that also see pictures write text as well.
+_LANGUAGE_ARCHITECTURE = re.compile(r"(?:ForCausalLM|LMHeadModel|ForConditionalGeneration|LMHead)$")
 # The labels that transformers assumes when config.json names none.
 _DEFAULT_NUM_LABELS = 2
 
@@ -219,6 +221,14 @@ def check_max_length(place: str, train: TrainConfig, facts: ModelFacts) -> Itera
     if limit is not None and train.max_length > limit:
         rule = f"the target has {limit} positions (max_position_embeddings)"
         yield Problem(f"{place}.max_length", str(train.max_length), rule, f"set it to {limit} or less", "WRPO-M008")
+
+
+def check_language_model(place: str, files: ModelFiles, facts: ModelFacts) -> Iterator[Problem]:
+    """Yield a problem when config.json names an architecture that writes no text; it need not name one."""
+    names = facts.architectures
+    if names and not files.trust_remote_code and not any(_LANGUAGE_ARCHITECTURE.search(name) for name in names):
+        rule = f"a source or target must be a language model; this one is {shown(names)}"
+        yield Problem(f"{place}.path", files.path, rule, "name a causal language model", "WRPO-M017")
 
 
 def check_reward(reward: VllmRewardConfig | TransformersRewardConfig, facts: ModelFacts) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jinja2
@@ -43,6 +44,29 @@ def check_tokenizer(place: str, files: ModelFiles, facts: ModelFacts) -> ChatTok
         fix = "name a working template in chat_template"
         return Problem(f"{place}.chat_template", _origin(files), rule, fix, "WRPO-M015")
     return chat
+
+
+def check_vocabulary(place: str, files: ModelFiles, facts: ModelFacts, chat: ChatTokenizer) -> Iterator[Problem]:
+    """Yield a problem when the tokenizer gives ids for which the model has no embedding.
+
+    A model may have more embeddings than tokens: many are padded to a round number.
+    """
+    num_embeddings = facts.text_config.get("vocab_size", facts.config.get("vocab_size"))
+    highest = max(_used_ids(chat))
+    if isinstance(num_embeddings, int) and highest >= num_embeddings:
+        value = f"token ids up to {highest}"
+        rule = f"the model has embeddings for {num_embeddings} tokens (vocab_size), its tokenizer gives higher ids"
+        fix = "fetch model and tokenizer again, from the same place and revision"
+        yield Problem(f"{place}.path", f"{files.path}: {value}", rule, fix, "WRPO-M016")
+
+
+def _used_ids(chat: ChatTokenizer) -> set[int]:
+    """Return the ids that text can become, and those of the control tokens that a conversation holds.
+
+    A token that was merely added and that nothing uses does no harm.
+    """
+    plain = set(chat.tokenizer.get_vocab().values()) - chat.tokenizer.added_tokens_decoder.keys()
+    return {*plain, *chat.encode_conversation(_GREETING, "Hi"), chat.end_token_id, chat.pad_token_id}
 
 
 def _origin(files: ModelFiles) -> str:

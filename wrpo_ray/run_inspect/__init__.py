@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import difflib
 
-from wrpo_ray.errors import ConfigError, LeaseError
+from wrpo_ray.errors import ConfigError
+from wrpo_ray.run_inspect.findings import RunReport
 from wrpo_ray.run_inspect.repair import Removal, carry_out, planned_removals
 from wrpo_ray.run_inspect.report import as_json, render
 from wrpo_ray.run_inspect.verify import verify_run
 from wrpo_ray.run_state import RunState, read_run
 from wrpo_ray.run_status import damaged_run
-from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.lease import held
+from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.manifest import RunLayout
+
+_LEASE_TIMEOUT_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,29 +39,37 @@ def main(options: argparse.Namespace) -> int:
     state = read_run(folder)
     if options.step is not None:
         _require_step(state, options.step)
-    if options.repair and state.live:
-        raise _in_use(state)
-    report = verify_run(state, folder, options.step)
-    removed = _repaired(planned_removals(report, RunLayout(folder)), folder) if options.repair else []
-    if options.json:
-        print(as_json(report, removed))
-    else:
-        print(render(report, details=options.step is not None))
-        print(_closing(removed, bool(report.every_finding), options.repair))
-    if report.every_finding and not options.repair:
-        raise damaged_run(state.folder, [finding.damage for finding in report.every_finding])
+    if not options.repair:
+        report = verify_run(state, folder, options.step)
+        _show(options, report, [])
+        if report.every_finding:
+            raise damaged_run(state.folder, [finding.damage for finding in report.every_finding])
+        return 0
+    # Whoever repairs holds the run: no driver can begin with what is being removed.
+    with held(RunLayout(folder).leases, _LEASE_TIMEOUT_S) as lease:
+        report = verify_run(read_run(folder, ask_owner=False), folder, options.step)
+        removed = list(carry_out(planned_removals(report, RunLayout(folder)), lease.check))
+    _show(options, report, removed)
     return 0
 
 
-def _repaired(removals: list[Removal], folder: Location) -> list[Removal]:
-    """Remove, one by one, and look before each whether a driver has begun meanwhile."""
-    removed = []
-    for removal in removals:
-        state = read_holder_state(folder)
-        if state is not None:
-            raise _in_use(state)
-        removed += carry_out([removal])
-    return removed
+def _require_step(state: RunState, name: str) -> None:
+    names = [step.name for step in state.steps]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean `{close[0]}`? " if close else ""
+        raise ConfigError(
+            f"the run {state.folder} has no step `{name}`", code="WRPO-C041",
+            help=f"{hint}the steps are: {', '.join(names) or 'none yet'}",
+        )  # fmt: skip
+
+
+def _show(options: argparse.Namespace, report: RunReport, removed: list[Removal]) -> None:
+    if options.json:
+        print(as_json(report, removed))
+        return
+    print(render(report, details=options.step is not None))
+    print(_closing(removed, bool(report.every_finding), options.repair))
 
 
 def _closing(removed: list[Removal], damaged: bool, repair: bool) -> str:

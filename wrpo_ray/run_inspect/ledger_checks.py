@@ -90,7 +90,9 @@ def _missing_shards(contents: Contents, damaged: set[str]) -> Iterator[Finding]:
 
 
 def _quarantine_against_commits(contents: Contents) -> Iterator[Finding]:
-    expected = Counter((row.code, row.item) for commit in (contents.commits or {}).values() for row in commit.quarantined)
+    expected = Counter(
+        (row.code, row.item) for commit in (contents.commits or {}).values() for row in commit.quarantined
+    )
     for code in sorted({code for code, _ in expected} | set(_listed_codes(contents))):
         place = contents.folder / f"{QUARANTINE}{code}.jsonl"
         try:

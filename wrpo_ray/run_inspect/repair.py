@@ -5,14 +5,15 @@ name; the shards that verify stay. A step that is not cut into shards loses its 
 with other bytes (sampling on GPUs does), and nothing may stay that was made from bytes that are gone:
 - a later step whose manifest notes the content of its inputs stays: once the input is there again, the run and
   `wrpo-ray inspect` compare, and one that was made from other bytes counts as damaged then;
-- any other later step that has begun goes: it cannot tell what it was made from.
+- any other later step that has begun goes: it cannot tell what it was made from;
+- a step that is known to be made from other bytes goes with all that was made from it.
 Later steps are removed before the ones that they were made from, and a manifest before what it lists: a crash in
 between can cost work and never mixes results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from wrpo_ray.run_inspect.findings import Finding, RunReport, StepReport, shard_of_file
@@ -46,15 +47,18 @@ def planned_removals(report: RunReport, layout: RunLayout) -> list[Removal]:
     reports = {checked.step.name: checked for checked in report.steps}
     per_step: list[list[Removal]] = []
     lost: set[str] = set()
+    void: set[str] = set()
     for step in steps:
-        checked = reports.get(step.name)
+        folder, checked = layout.step_folder(step.name, step.fingerprint), reports.get(step.name)
+        contents = checked.contents if checked else read_contents(folder)
         removals = _of_step(checked) if checked else []
-        cause = _cannot_tell(step, checked, lost, layout, bool(removals))
+        cause = _cause(step, contents, lost, void, bool(removals))
         if cause is not None:
-            folder = layout.step_folder(step.name, step.fingerprint)
             removals = [Removal(folder, True, f"made from step {cause}, which is made again")]
-        if cause is not None or (checked and _loses_content(checked, removals)):
+        if cause is not None or _loses_content(folder, removals):
             lost.add(step.name)
+        if cause in void or (checked and _made_from_others(checked)):
+            void.add(step.name)
         per_step.append(removals)
     of_steps = [removal for removals in reversed(per_step) for removal in removals]
     records = [Removal(locate(finding.path), False, finding.reason) for finding in report.findings]
@@ -62,9 +66,10 @@ def planned_removals(report: RunReport, layout: RunLayout) -> list[Removal]:
     return [*of_steps, *records, *unfinished]
 
 
-def carry_out(removals: Iterable[Removal]) -> Iterator[Removal]:
-    """Remove one thing after the other and yield what is gone."""
+def carry_out(removals: Iterable[Removal], still_ours: Callable[[], None]) -> Iterator[Removal]:
+    """Remove one thing after the other and yield what is gone; `still_ours` raises when the run is another's."""
     for removal in removals:
+        still_ours()
         if removal.manifest_of is not None:
             set_manifest_aside(removal.manifest_of)
         if removal.folder:
@@ -95,9 +100,13 @@ def _of_step(checked: StepReport) -> list[Removal]:
     serious = [finding for finding in findings if finding.kind != "checkpoint"]
     if not serious:
         return checkpoints
-    if not contents.is_ledger or any(finding.kind == "made_from" for finding in serious):
+    if not contents.is_ledger or _made_from_others(checked):
         return [Removal(contents.folder, True, serious[0].reason)]
     return [*_of_ledger(contents, serious), *checkpoints]
+
+
+def _made_from_others(checked: StepReport) -> bool:
+    return any(finding.kind == "made_from" for finding in checked.findings)
 
 
 def _of_ledger(contents: Contents, findings: Sequence[Finding]) -> list[Removal]:
@@ -132,25 +141,20 @@ def _checkpoints(contents: Contents, findings: Sequence[Finding]) -> list[Remova
     return [Removal(contents.folder / name, True, reason) for name, reason in reasons.items()]
 
 
-def _loses_content(checked: StepReport, removals: Sequence[Removal]) -> bool:
+def _loses_content(folder: Location, removals: Sequence[Removal]) -> bool:
     """Tell whether bytes that later steps may have read are made again."""
-    folder = checked.contents.folder
     own = {removal.place.key for removal in removals}
     return folder.key in own or any(key.startswith(f"{folder.key}/commits/") for key in own)
 
 
-def _cannot_tell(
-    step: PlannedStep, checked: StepReport | None, lost: set[str], layout: RunLayout, damaged: bool
-) -> str | None:
-    """Return the input that is lost and that this step cannot prove to have read as it will be, if there is one."""
-    causes = [name for name in step.inputs if name in lost]
-    if not causes:
-        return None
-    folder = layout.step_folder(step.name, step.fingerprint)
-    contents = checked.contents if checked else read_contents(folder)
+def _cause(step: PlannedStep, contents: Contents, lost: set[str], void: set[str], damaged: bool) -> str | None:
+    """Return an input because of which the whole step has to go, if there is one.
+
+    lost: steps that are made again, perhaps with the same bytes. void: those known to come out otherwise.
+    """
     if not contents.names:
         return None
     # A manifest that is to go proves nothing any more: what stays of the step would meet new bytes.
     recorded = recorded_contents(contents.manifest) if contents.manifest and not damaged else {}
-    unproven = [name for name in causes if name not in recorded]
-    return unproven[0] if unproven else None
+    causes = (name for name in step.inputs if name in void or (name in lost and name not in recorded))
+    return next(causes, None)

@@ -6,10 +6,8 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, cast
 
 from wrpo_ray.run_inspect.files import Measured, measure
@@ -45,7 +43,11 @@ def verify_run(state: RunState, folder: Location, only: str | None = None) -> Ru
     reports = tuple(_verify_step(step, planned, all_contents, state.live) for step in selected)
     records = () if only else tuple(_record_findings(state, layout))
     return RunReport(
-        state, reports, records, () if only else _other_fingerprints(layout, planned), tuple(_temporaries(folder, state))
+        state,
+        reports,
+        records,
+        () if only else _other_fingerprints(layout, planned),
+        () if only else tuple(_temporaries(folder, state)),
     )
 
 
@@ -102,7 +104,9 @@ def _of_damage(contents: Contents, damage: Damage) -> Finding:
         kind, shard = "commit", name if shard_number(name) is not None else None
     elif shard in (contents.commits or {}) and path not in _committed_files(contents):
         # The shard has its file, so it is the manifest that names another one.
-        return Finding("manifest", str(contents.folder / MANIFEST), f"it lists {path}, which is missing", _MANIFEST_CODE)
+        return Finding(
+            "manifest", str(contents.folder / MANIFEST), f"it lists {path}, which is missing", _MANIFEST_CODE
+        )
     return Finding(kind, damage.path, damage.reason, damage.code, shard=shard, affected=affected_rows(contents, shard))
 
 
@@ -115,10 +119,11 @@ def _file_findings(contents: Contents, measured: Mapping[str, Measured | None]) 
         found = measured[path]
         if found is None:
             continue  # A missing file is among the contents' damages.
-        wrong = [(kind, entry) for kind, entry in entries if _difference(found, entry)]
+        wrong: list[tuple[Kind, FileEntry]] = [(kind, entry) for kind, entry in entries if _difference(found, entry)]
         # Two records of one file: the one that does not fit the file is the one that was changed.
-        blamed: Sequence[tuple[Kind, FileEntry]] = wrong if len(wrong) < len(entries) else [("file", wrong[0][1])]
-        for kind, entry in blamed:
+        if len(wrong) == len(entries):
+            wrong = [("file", wrong[0][1])]
+        for kind, entry in wrong:
             yield _file_finding(contents, kind, entry, found)
 
 
@@ -165,7 +170,9 @@ def _manifest_findings(
     fingerprints = {other.name: other.fingerprint for other in planned}
     expected = {name: fingerprints[name] for name in step.inputs}
     if dict(manifest.inputs) != expected:
-        differing = sorted(name for name in {*expected, *manifest.inputs} if expected.get(name) != manifest.inputs.get(name))
+        differing = sorted(
+            name for name in {*expected, *manifest.inputs} if expected.get(name) != manifest.inputs.get(name)
+        )
         yield of(reason=f"it was made from other inputs than the run's: {', '.join(differing)}")
 
 
@@ -176,7 +183,9 @@ def recorded_contents(manifest: Manifest) -> Mapping[str, str]:
 
 def content_digest(manifest: Manifest) -> str:
     """Return one hash over the bytes that later steps read of a finished step."""
-    lines = [f"{entry.path} {entry.sha256}" for entry in manifest.files if not entry.path.startswith((QUARANTINE, METRICS))]
+    lines = [
+        f"{entry.path} {entry.sha256}" for entry in manifest.files if not entry.path.startswith((QUARANTINE, METRICS))
+    ]
     return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8")).hexdigest()
 
 
@@ -206,7 +215,9 @@ def _checkpoint_findings(contents: Contents) -> Iterator[Finding]:
         try:
             files = _checkpoint_files(marker)
         except (ValueError, KeyError, TypeError) as error:
-            yield Finding("checkpoint", str(marker), f"not the record that was written: {error}", _CHANGED, affected=step)
+            yield Finding(
+                "checkpoint", str(marker), f"not the record that was written: {error}", _CHANGED, affected=step
+            )
             continue
         for entry in files:
             found = measure(folder / entry.path, parquet=False)
@@ -214,7 +225,13 @@ def _checkpoint_findings(contents: Contents) -> Iterator[Finding]:
                 yield Finding("checkpoint", str(folder / entry.path), "missing", _MISSING, entry.sha256, affected=step)
             elif reason := _difference(found, entry):
                 yield Finding(
-                    "checkpoint", str(folder / entry.path), reason[0], _CHANGED, entry.sha256, found.sha256, affected=step
+                    "checkpoint",
+                    str(folder / entry.path),
+                    reason[0],
+                    _CHANGED,
+                    entry.sha256,
+                    found.sha256,
+                    affected=step,
                 )
 
 
@@ -228,9 +245,7 @@ def _checkpoint_files(marker: Location) -> list[FileEntry]:
     return [FileEntry(**entry) for entry in raw["files"]]
 
 
-def _warnings(
-    step: PlannedStep, contents: Contents, all_contents: Mapping[str, Contents], live: bool
-) -> Iterator[str]:
+def _warnings(step: PlannedStep, contents: Contents, all_contents: Mapping[str, Contents], live: bool) -> Iterator[str]:
     if contents.manifest is not None:
         open_inputs = [name for name in step.inputs if all_contents[name].manifest is None]
         if open_inputs:
@@ -239,7 +254,9 @@ def _warnings(
         return  # Work in progress.
     known = {MANIFEST, PLAN, PROGRESS, METRICS, *_entries(contents)}
     for name in sorted(contents.names - known):
-        if name.startswith((DAMAGED_MANIFEST, "commits/")) or (contents.manifest is None and name.startswith("scratch/")):
+        if name.startswith((DAMAGED_MANIFEST, "commits/")) or (
+            contents.manifest is None and name.startswith("scratch/")
+        ):
             continue
         yield f"{name}: no record names it, nobody reads it"
 
@@ -269,11 +286,9 @@ def _other_fingerprints(layout: RunLayout, planned: Iterable[PlannedStep]) -> tu
     )
 
 
-def _temporaries(folder: Location, state: RunState) -> Iterator[str]:
-    """Yield the files that a writer left unfinished; while a driver is at work they may be its own."""
-    if folder.local_path is None or state.live:
-        return  # An object store shows no object before it is whole.
-    for parent, _, names in os.walk(folder.local_path):
-        for name in sorted(names):
-            if is_temporary(Path(name)):
-                yield str(Path(parent) / name)
+def _temporaries(folder: Location, state: RunState) -> list[str]:
+    """Return the files that writers left unfinished; while a driver is at work they may be its own."""
+    list_all = getattr(folder.store, "list_all", None)
+    if list_all is None or state.live:
+        return []
+    return [str(Location(folder.store, key)) for key in list_all(folder.key) if is_temporary(key)]

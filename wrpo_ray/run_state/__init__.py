@@ -5,6 +5,7 @@ Everything here works for a finished, running, failed, empty and damaged run. No
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,10 @@ from wrpo_ray.run_state.records import (
     read_submission,
     submission_places,
 )
-from wrpo_ray.storage.lease import Holder, read_holder
+from wrpo_ray.storage.lease_records import Holder, read_holder
 from wrpo_ray.storage.location import Location
-from wrpo_ray.storage.manifest import MANIFEST, RunLayout
+from wrpo_ray.storage.manifest import RunLayout
+from wrpo_ray.storage.owner import surely_dead
 
 Phase = Literal["complete", "running", "partly done", "to do", "left out", "damaged"]
 QUARANTINE = "quarantine/"
@@ -47,8 +49,8 @@ class StepState:
     quarantined: Mapping[str, int] = field(default_factory=dict)
     quarantine_files: Mapping[str, str] = field(default_factory=dict)
     seconds: float | None = None
-    pace: Pace = Pace()
-    training: Training = Training()
+    pace: Pace = field(default_factory=Pace)
+    training: Training = field(default_factory=Training)
     damages: tuple[Damage, ...] = ()
 
 
@@ -74,15 +76,16 @@ class RunState:
         return (*self.damages, *(damage for step in self.steps for damage in step.damages))
 
 
-def read_run(folder: Location) -> RunState:
+def read_run(folder: Location, ask_owner: bool = True) -> RunState:
     """Return the state of the run in `folder`: one listing per step, and its small records.
 
+    ask_owner: look who holds the run; whoever holds it himself need not.
     Raises ConfigError when it is no run, StorageError when the store cannot be read.
     """
     layout = RunLayout(folder)
     submission, damages = present_submission(layout)
-    holder = read_holder(layout.leases)
-    if submission is None and not damages and holder is None and not layout.leases.walk():
+    holder, damaged_lease = _holder(layout) if ask_owner else (None, [])
+    if submission is None and not damages and not layout.leases.walk():
         raise no_run(folder)
     broken, damaged_records = read_broken_sources(layout)
     steps = submission.steps if submission else ()
@@ -90,7 +93,7 @@ def read_run(folder: Location) -> RunState:
         found = list(pool.map(lambda step: read_contents(layout.step_folder(step.name, step.fingerprint)), steps))
     live = holder is not None and holder.state == "live"
     states = _step_states(steps, found, live, {record.source for record in broken})
-    return RunState(str(folder), submission, holder, states, broken, (*damages, *damaged_records))
+    return RunState(str(folder), submission, holder, states, broken, (*damages, *damaged_records, *damaged_lease))
 
 
 def no_run(folder: Location) -> ConfigError:
@@ -99,6 +102,16 @@ def no_run(folder: Location) -> ConfigError:
         f"{folder} is no run: it has no submissions/ folder", code="WRPO-C040",
         help="name the run's own folder, which is run.root/run.name of its config (or s3://bucket/prefix/name)",
     )  # fmt: skip
+
+
+def _holder(layout: RunLayout) -> tuple[Holder | None, list[Damage]]:
+    found = attempt(layout.leases, lambda: read_holder(layout.leases))
+    if isinstance(found, Damage):
+        return None, [found]
+    if found is not None and found.state == "live" and surely_dead(found.owner):
+        # A killed driver of this machine is known to be dead before its time is over.
+        return dataclasses.replace(found, state="stale"), []
+    return found, []
 
 
 def present_submission(layout: RunLayout) -> tuple[Submission | None, list[Damage]]:
@@ -203,4 +216,7 @@ def _pace(contents: Contents, training: Training, phase: Phase, live: bool) -> P
     return pace if live else Pace(pace.rate, None, "no driver is at work")
 
 
-__all__ = ["MANIFEST", "Contents", "Damage", "Phase", "RunState", "StepState", "Submission", "read_run"]
+__all__ = [
+    "METRICS", "PROGRESS", "QUARANTINE", "Contents", "Damage", "Phase", "PlannedStep", "RunState", "StepState",
+    "Submission", "read_run",
+]  # fmt: skip

@@ -81,7 +81,7 @@ def _read_commits(folder: Location, shard_names: list[str], damages: list[Damage
         place = commit_place(folder, shard_name)
         found = attempt(place, lambda: read_commit(folder, shard_name))
         if isinstance(found, Commit) and found.shard != shard_name:
-            return Damage(str(place), f"it is the commit of {found.shard}", "WRPO-S019")
+            return Damage(str(place), f"is the commit of {found.shard}", "WRPO-S019")
         return found
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -91,7 +91,7 @@ def _read_commits(folder: Location, shard_names: list[str], damages: list[Damage
 
 
 def _missing(folder: Location, listed: Mapping[str, str], names: frozenset[str]) -> list[Damage]:
-    """Return the listed files that are not there; asked twice, because a listing of a running step is not one moment."""
+    """Return the listed files that are not there; asked twice, since a listing of a running step is no one moment."""
     absent = [path for path in listed if path not in names]
     exists = functools.partial(_exists, folder)
     with ThreadPoolExecutor(NUM_THREADS) as pool:

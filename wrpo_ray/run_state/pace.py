@@ -90,7 +90,9 @@ def training_pace(contents: Contents, training: Training) -> Pace:
         return Pace(unknown="it has not noted how many steps there are" if training.step else "no step is logged yet")
     if training.step >= training.num_steps:
         return Pace(unknown="all steps are done, its model is being written")
-    found = sorted((int(match[1]), match[2], match[0]) for name in contents.names if (match := _CHECKPOINT.fullmatch(name)))
+    found = sorted(
+        (int(match[1]), match[2], match[0]) for name in contents.names if (match := _CHECKPOINT.fullmatch(name))
+    )
     if len(found) < 2 or found[-1][1] != found[-2][1]:
         return Pace(unknown="two checkpoints of the present attempt are needed")
     before, last = ((contents.folder / path).stat() for _, _, path in found[-2:])

@@ -226,8 +226,8 @@ def _in_use(leases: Location, held_by: Record) -> LeaseError:
         f"{_run_name(leases)} is in use: held by {held_by.owner}, last heartbeat {age_s:.0f} s ago"
         f" (epoch {held_by.epoch})",
         code="WRPO-L001",
-        help=f"wait, or stop it with {_stop_command(held_by.owner)}, or use another run.name; a dead owner is taken over"
-        f" after {held_by.timeout_s:g} s",
+        help=f"wait, or stop it with {_stop_command(held_by.owner)}, or use another run.name;"
+        f" a dead owner is taken over after {held_by.timeout_s:g} s",
     )
 
 

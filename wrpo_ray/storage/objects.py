@@ -6,6 +6,7 @@ its upload with what it got so far, and a cut file would stand under its final n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -20,6 +21,7 @@ from obstore import exceptions
 from obstore.store import GCSStore, S3Store
 
 from wrpo_ray.errors import StorageError
+from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.refusals import reason, refusal
 from wrpo_ray.storage.retries import RetryPolicy, TransientError, policy_of_environment, retried
 from wrpo_ray.storage.stores import Stat, Stored, is_temporary, local_errors, temporary_file, temporary_name
@@ -37,6 +39,9 @@ _NUM_AT_ONCE = 8
 _MAX_PARTS = 9_000
 _MIN_UPLOADS = 3
 _MAX_REQUEST_S = 3600
+_ALLOW_HTTP = ("AWS_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+# Answers that stay are not retried; one hiccup may be, and all ends well within five seconds.
+_PROBE_POLICY = RetryPolicy(budget_s=1.5, request_timeout_s=1.5, longest_wait_s=0.5)
 
 
 def object_store(root_uri: str, policy: RetryPolicy | None = None) -> ObjectStore:
@@ -141,14 +146,19 @@ class ObjectStore:
 
     def _delete(self, keys: list[str], shown_key: str) -> None:
         def call() -> None:
-            for key in keys if self.root_uri.startswith("gs://") else [keys]:
-                # Google says that a deleted object is not there, S3 does not.
-                try:
-                    obstore.delete(self._client, key)
-                except FileNotFoundError as error:
-                    _raise_if_refused(error, "delete", self.uri(shown_key))
+            try:
+                obstore.delete(self._client, keys)
+            except FileNotFoundError as error:
+                _raise_if_refused(error, "delete", self.uri(shown_key))
+                self._delete_one_by_one(keys)
 
         self._retried("delete", shown_key, call)
+
+    def _delete_one_by_one(self, keys: list[str]) -> None:
+        """Google says of a deleted object that it is absent, S3 does not; the others are still to be deleted."""
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):
+                obstore.delete(self._client, key)
 
     def now(self, folder: str) -> float:
         """See Store."""
@@ -243,7 +253,7 @@ def _client_options(policy: RetryPolicy) -> ClientConfig:
         "connect_timeout": min(timeout_s, timedelta(seconds=5)),
         "read_timeout": timeout_s,
         "timeout": timedelta(seconds=_MAX_REQUEST_S),
-        "allow_http": os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
+        "allow_http": any(os.environ.get(name, "").lower() in ("1", "true") for name in _ALLOW_HTTP),
     }
     if bundle := os.environ.get("AWS_CA_BUNDLE"):
         options["root_certificate"] = Path(bundle).read_bytes()
@@ -265,3 +275,34 @@ def _part_retries(policy: RetryPolicy) -> RetryConfig:
             "base": 2,
         },
     }
+
+
+def probe(folder: Location) -> None:
+    """See whether `folder`, here or in an object store, can hold a run: write, create twice, read, list, delete.
+
+    Raises StorageError that names what is not possible (access, bucket, region, conditional writes, hard links), within
+    five seconds.
+    """
+    store = ObjectStore(folder.store.root_uri, _PROBE_POLICY) if isinstance(folder.store, ObjectStore) else folder.store
+    place = Location(store, folder.key) / temporary_name("probe")
+    try:
+        _probe(place, Location(store, folder.key))
+    except StorageError as error:
+        if error.code != "WRPO-S003":
+            with contextlib.suppress(StorageError):
+                place.delete()
+        raise
+    place.delete()
+
+
+def _probe(place: Location, folder: Location) -> None:
+    if not place.create_json({"writer": 1}) or place.stat() is None:
+        raise StorageError(f"{place} does not hold what was just created there", code="WRPO-S008")
+    if place.create_json({"writer": 2}):
+        raise StorageError(
+            f"{folder} takes no notice of conditional writes: of two creators of one object both were told that they"
+            " won, and so two drivers could",
+            code="WRPO-S007",
+            help="use a store with conditional writes (If-None-Match), or a shared file system",
+        )
+    folder.walk()

@@ -21,6 +21,7 @@ _CREDENTIALS = (
     " GOOGLE_APPLICATION_CREDENTIALS) and that they may get, put, list and delete below the run's folder"
 )
 _REGION = "set AWS_REGION to the region of the bucket"
+_CONDITIONS = "use a store with conditional writes (If-None-Match), or a shared file system"
 _HTTP = "an endpoint without TLS needs AWS_ALLOW_HTTP=true"
 
 
@@ -36,14 +37,14 @@ def refusal(error: BaseException, verb: str, uri: str) -> StorageError | None:
     Statuses and texts: object_store's RetryError and S3's list of error codes,
     https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
     """
-    found = _refused(error)
+    found = _refused(error, verb)
     if found is None:
         return None
     code, rule, help_text = found
     return StorageError(f"cannot {verb} {uri}: {rule} ({reason(error)})", code=code, help=help_text)
 
 
-def _refused(error: BaseException) -> tuple[str, str, str | None] | None:
+def _refused(error: BaseException, verb: str) -> tuple[str, str, str | None] | None:
     text = str(error)
     status, code = _first(_STATUS, text), _first(_CODE, text)
     if code == "NoSuchBucket" or (status == "404" and "list request" in text):
@@ -57,6 +58,8 @@ def _refused(error: BaseException) -> tuple[str, str, str | None] | None:
         return "WRPO-S004", "access is denied", _CREDENTIALS
     if "builder error" in text or "URL scheme is not allowed" in text:
         return "WRPO-S009", "the endpoint cannot be called", _HTTP
+    if status == "501" and verb == "create":
+        return "WRPO-S007", "the store has no conditional writes, so two drivers could both win", _CONDITIONS
     if status == "501" or isinstance(error, exceptions.NotSupportedError):
         return "WRPO-S009", "the store cannot do that", None
     if isinstance(error, (ValueError, exceptions.InvalidPathError, exceptions.UnknownConfigurationKeyError)):

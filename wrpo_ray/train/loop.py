@@ -126,9 +126,8 @@ def restore(worker: Worker) -> None:
     job, attempt, ranks = worker.job, worker.attempt, worker.ranks
     # Ranks draw other numbers than one another; where the saved ones fit, they take their place.
     seed_everything(stable_hash("train", job.seed, job.kind, attempt.first_step, ranks.rank) % 2**32)
-    if attempt.opened.checkpoint is not None:
-        resume.restore_engine(job, ranks, attempt, worker.engine, layout(worker))
-        resume.restore_random(attempt, ranks)
+    resume.restore_engine(job, ranks, attempt, worker.engine, layout(worker))
+    resume.restore_random(attempt, ranks)
 
 
 def checkpoint(worker: Worker, done: int) -> None:

@@ -28,6 +28,7 @@ from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.metrics import METRICS_FILE, read_metrics
 from wrpo_ray.train.random_state import load_random_state, save_random_state
 from wrpo_ray.train.ranks import Ranks
+from wrpo_ray.train.universal import UNIVERSAL, convert, fits, require_convertible
 
 log = logging.getLogger(__name__)
 
@@ -125,11 +126,28 @@ def trainer_state(job: TrainJob, step: int, layout: Mapping[str, Any]) -> dict[s
 
 
 def restore_engine(job: TrainJob, ranks: Ranks, attempt: Attempt, engine: Any, layout: Mapping[str, Any]) -> None:
-    """Load the attempt's checkpoint into the DeepSpeed engine; all ranks call it."""
+    """Load the attempt's checkpoint into the DeepSpeed engine; all ranks call it.
+
+    Raises ConfigError when the checkpoint cannot be read in this ZeRO stage.
+    """
     from wrpo_ray.train import zero
 
-    assert attempt.opened.path is not None
-    zero.load_checkpoint(engine, attempt.opened.path, ENGINE)
+    checkpoint, path = attempt.opened.checkpoint, attempt.opened.path
+    if checkpoint is None or path is None:
+        return
+    if fits(checkpoint.state, layout):
+        zero.load_checkpoint(engine, path, ENGINE)
+    else:
+        require_convertible(checkpoint.state, layout)
+        log.info("checkpoint of %s is converted for %s", dict(checkpoint.state), dict(layout))
+        folder = attempt.working / UNIVERSAL
+        # Once per file system: for all nodes where they share it.
+        if (ranks.rank if job.scratch.local_path else ranks.local_rank) == 0:
+            convert(path / ENGINE, folder, layout["zero_stage"])
+        ranks.wait()
+        zero.load_universal(engine, attempt.working, UNIVERSAL)
+        ranks.wait()
+        shutil.rmtree(folder, ignore_errors=True)
     if engine.global_steps != attempt.first_step:
         raise WrpoError(
             f"DeepSpeed is at step {engine.global_steps}, its checkpoint at {attempt.first_step}", code="WRPO-B003"

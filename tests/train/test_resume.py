@@ -1,0 +1,218 @@
+"""Training that is killed goes on bit for bit as if nothing had happened (P-26), past damaged checkpoints (P-27), on
+another number of workers (P-28), and saves when a node is about to go (P-07).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train import runs
+from tests.train.crashing import Kill, dying
+from wrpo_ray.errors import ModelError
+from wrpo_ray.steps import StepResult
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.train.metrics import read_metrics
+
+TWO_WORKERS = {"num_workers": 2, "micro_batch_size": 2}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "plain": {"num_workers": 1, "micro_batch_size": 4, "zero_stage": 0},
+    "zero-1": {**TWO_WORKERS, "zero_stage": 1},
+    "zero-2": {**TWO_WORKERS, "zero_stage": 2},
+    "zero-3": {**TWO_WORKERS, "zero_stage": 3},
+    "zero-1-alone": {"num_workers": 1, "micro_batch_size": 4, "zero_stage": 1},
+    "zero-3-alone": {"num_workers": 1, "micro_batch_size": 4, "zero_stage": 3},
+}
+# Three epochs of three steps; weight decay tells parameter groups apart, the schedule tells steps apart.
+RUN = {
+    "num_epochs": 3, "checkpoint_every_steps": 2, "weight_decay": 0.1, "lr_schedule": "cosine", "warmup_ratio": 0.3,
+}  # fmt: skip
+NUM_STEPS = 9
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What must not depend on what happened on the way."""
+
+    metrics: bytes
+    weights: str
+
+    @property
+    def losses(self) -> list[str]:
+        return [json.loads(line)["loss"].hex() for line in self.metrics.splitlines()]
+
+
+def outcome(out: Path, result: StepResult) -> Outcome:
+    hashes = {entry.path: entry.sha256 for entry in result.files}
+    return Outcome((out / "metrics.jsonl").read_bytes(), hashes["model/model.safetensors"])
+
+
+def rows_seen(notes: Path) -> dict[tuple[int, int], set[str]]:
+    """Return what each rank was given in each step, over all attempts."""
+    seen: dict[tuple[int, int], set[str]] = {}
+    for path in notes.glob("steps-*.jsonl"):
+        for line in path.read_text().splitlines():
+            step, rows = json.loads(line)
+            seen.setdefault((int(path.stem.split("-")[1]), step), set()).add(json.dumps(rows))
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def _quick_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+
+
+@pytest.fixture(scope="module")
+def dropout_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.save_dropout_model(tmp_path_factory.mktemp("dropout"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    local_ray: None, dropout_model: Path, examples: Location, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Outcome]:
+    """What each layout gives when nothing happens and nothing is saved."""
+    known: dict[str, Outcome] = {}
+
+    def get(name: str) -> Outcome:
+        if name not in known:
+            out = tmp_path_factory.mktemp(name)
+            config = runs.make_config(dropout_model, sft={**RUN, **LAYOUTS[name], "checkpoint_every_steps": 0})
+            known[name] = outcome(out, runs.train_sft(config, dropout_model, examples, out))
+        return known[name]
+
+    return get
+
+
+def complete_steps(out: Path) -> list[int]:
+    places = (out / "scratch" / "checkpoints").glob("*/step-*/checkpoint.json")
+    return sorted(int(place.parent.name.split("-")[1]) for place in places)
+
+
+IN_FIT = [Kill(1, 3), Kill(0, 4, "before-commit"), Kill(0, 6, "after-commit")]
+
+
+@pytest.mark.parametrize(
+    ("layout", "kills", "resumed", "num_redone"),
+    [
+        ("zero-1", IN_FIT, [2, 2, 6], 1 + 2 + 0),
+        ("plain", [Kill(0, 5)], [4], 1),
+        pytest.param("zero-3", IN_FIT, [2, 2, 6], 1 + 2 + 0, marks=pytest.mark.slow),
+        pytest.param(
+            "zero-3", [Kill(1, 0), Kill(1, 2, "upload"), Kill(0, 2, "upload"), Kill(1, 8)], [8], 0 + 2 + 2 + 0,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("zero-2", [Kill(1, 3), Kill(1, 8, "upload")], [2, 6], 1 + 2, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_a_killed_rank_changes_nothing(
+    undisturbed, dropout_model, examples, layout, kills, resumed, num_redone, tmp_path
+):
+    expected = undisturbed(layout)
+    out, notes = tmp_path / "out", tmp_path / "notes"
+    config = runs.make_config(dropout_model, sft={**RUN, **LAYOUTS[layout], "max_failures": len(kills)})
+    result = runs.train_sft(config, dropout_model, examples, out, dying(kills, notes))
+    assert len(list(notes.glob("killed-*"))) == len(kills)
+    assert outcome(out, result) == expected
+    assert len(expected.losses) == NUM_STEPS
+    assert all(len(rows) == 1 for rows in rows_seen(notes).values())
+    summary = result.summary
+    assert (summary["num_attempts"], summary["resumed_after_steps"]) == (1 + len(kills), resumed)
+    assert summary["num_steps_redone"] == num_redone
+    assert complete_steps(out) == [6, 8]
+    assert {path.name for path in (out / "scratch").iterdir()} <= {
+        "attempts",
+        "checkpoints",
+        "tokens.parquet",
+        "writing",
+    }
+    assert not list((out / "scratch" / "writing").iterdir())
+
+
+def test_without_the_saved_random_state_the_losses_are_others(undisturbed):
+    """The model draws random numbers: two layouts with the same rows and other draws differ by more than rounding."""
+    one, other = undisturbed("zero-1"), undisturbed("plain")
+    pairs = zip(one.losses, other.losses, strict=True)
+    assert max(abs(float.fromhex(a) - float.fromhex(b)) for a, b in pairs) > 1e-3
+
+
+def newest(out: Path) -> Path:
+    return max((out / "scratch" / "checkpoints").glob("*/step-*"), key=lambda folder: folder.name)
+
+
+def test_a_new_driver_goes_on_past_a_damaged_checkpoint(undisturbed, dropout_model, examples, tmp_path):
+    """Workers fail too often, the newest checkpoint is cut, Ray Train's own files are broken, and run again."""
+    expected = undisturbed("zero-3")
+    out, notes = tmp_path / "out", tmp_path / "notes"
+    config = runs.make_config(dropout_model, sft={**RUN, **LAYOUTS["zero-3"], "max_failures": 0})
+    with pytest.raises(ModelError, match=r"last step that was logged is 7 of 9; the last error, of rank 1") as raised:
+        runs.train_sft(config, dropout_model, examples, out, dying([Kill(1, 7)], notes))
+    assert raised.value.code == "WRPO-T001"
+    assert complete_steps(out) == [4, 6]
+    damaged = newest(out)
+    victim = damaged / "engine" / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    victim.write_bytes(victim.read_bytes()[:-100])
+    assert not list((out / "scratch").glob("ray-train-*"))
+    result = runs.train_sft(config, dropout_model, examples, out, dying([], notes))
+    assert outcome(out, result) == expected
+    assert all(len(rows) == 1 for rows in rows_seen(notes).values())
+    assert (result.summary["resumed_after_steps"], result.summary["num_steps_redone"]) == ([4], 3)
+    [skipped] = result.summary["checkpoints_skipped"]
+    assert skipped["name"] == damaged.name
+    assert "optim_states.pt has" in skipped["reason"]
+    assert "bytes instead of" in skipped["reason"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("zero-1", "zero-1-alone"),
+        pytest.param("zero-1-alone", "zero-1", marks=pytest.mark.slow),
+        pytest.param("zero-3", "zero-3-alone", marks=pytest.mark.slow),
+        pytest.param("zero-3-alone", "zero-3", marks=pytest.mark.slow),
+        pytest.param("zero-3", "zero-1-alone", marks=pytest.mark.slow),
+        pytest.param("zero-1", "zero-3", marks=pytest.mark.slow),
+        pytest.param("zero-2", "zero-3-alone", marks=pytest.mark.slow),
+    ],
+)
+def test_another_number_of_workers_goes_on_with_the_same_rows(local_ray, model, examples, before, after, tmp_path):
+    """Without dropout, so that rounding is all that may differ from a run that always had the first layout."""
+    whole = runs.make_config(model, sft={**RUN, **LAYOUTS[before]})
+    runs.train_sft(whole, model, examples, tmp_path / "whole", dying([], tmp_path / "whole-notes"))
+    out, notes = tmp_path / "out", tmp_path / "notes"
+    stopped = runs.make_config(model, sft={**RUN, **LAYOUTS[before], "max_failures": 0})
+    with pytest.raises(ModelError, match="WRPO-T001|training workers failed"):
+        runs.train_sft(stopped, model, examples, out, dying([Kill(0, 5)], notes))
+    moved = runs.make_config(model, sft={**RUN, **LAYOUTS[after]})
+    result = runs.train_sft(moved, model, examples, out, dying([], tmp_path / "after-notes"))
+    assert result.summary["resumed_after_steps"] == [4]
+    assert step_rows(tmp_path / "after-notes", 4) == step_rows(tmp_path / "whole-notes", 4)
+    expected, found = (read_metrics(locate(folder / "metrics.jsonl")) for folder in (tmp_path / "whole", out))
+    for name in ("loss", "grad_norm"):
+        assert [line[name] for line in found] == pytest.approx([line[name] for line in expected], rel=1e-4)
+    assert [line["learning_rate"] for line in found] == [line["learning_rate"] for line in expected]
+
+
+def step_rows(notes: Path, first_step: int) -> dict[int, list[int]]:
+    """Return the real and repeated rows of each global step from `first_step`, over all ranks."""
+    rows: dict[int, set[int]] = {}
+    for (_, step), seen in rows_seen(notes).items():
+        for micros in seen:
+            rows.setdefault(step, set()).update(row for micro in json.loads(micros) for row in micro)
+    return {step: sorted(values) for step, values in sorted(rows.items()) if step >= first_step}
+
+
+def test_a_notice_of_preemption_leads_to_a_checkpoint_at_once(undisturbed, dropout_model, examples, tmp_path):
+    out, notes = tmp_path / "out", tmp_path / "notes"
+    fields = {**RUN, **LAYOUTS["zero-1"], "checkpoint_every_steps": 1000, "max_failures": 1}
+    worker = dying([Kill(1, 6)], notes, preempted_at=4)
+    result = runs.train_sft(runs.make_config(dropout_model, sft=fields), dropout_model, examples, out, worker)
+    assert outcome(out, result) == undisturbed("zero-1")
+    # Once, in the step in which the notice came; what was trained after it is done again.
+    assert complete_steps(out) == [5]
+    assert (result.summary["resumed_after_steps"], result.summary["num_steps_redone"]) == ([5], 1)

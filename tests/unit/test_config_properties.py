@@ -1,0 +1,200 @@
+"""Any one thing that is wrong with a config is one problem that names it, and no text whatever ends in a traceback."""
+
+import contextlib
+import copy
+import json
+import string
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.test_config import MINIMAL
+from wrpo_ray.config import FuseConfig
+from wrpo_ray.config_file import dump_config, load_config, parse_config
+from wrpo_ray.errors import ConfigError, Problem, render
+
+KeyPath = tuple[str | int, ...]
+VALID: dict[str, Any] = json.loads(dump_config(parse_config(MINIMAL, "fuse.yaml")))
+# Keys of these sections are free.
+FREE = ("extra_args", "env_vars", "deepspeed")
+WRONG: dict[type, list[Any]] = {
+    bool: ["yes", 1, 0, None, []],
+    int: ["8", True, 8.5, "8GB", -1, None, [8], {}],
+    float: ["1e-5", True, -1.0, float("inf"), float("nan"), None, [0.5], {}],
+    str: [7, True, ["a"], {"a": 1}, None],
+    type(None): [{"a": 1}],
+    list: ["text", 7, None, {"a": 1}],
+    dict: ["text", 7, [1]],
+}
+OPTIONAL_STRINGS = ("revision", "chat_template")
+
+
+def nodes(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield every value of a config with its path."""
+    if path:
+        yield path, value
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from nodes(child, (*path, key))
+
+
+NODES = list(nodes(VALID))
+# One source stands for all models.
+KEYS = [
+    path
+    for path, value in NODES
+    if not isinstance(value, list | dict) and isinstance(path[-1], str) and 1 not in path and path[0] != "target"
+]
+SECTIONS = [path for path, value in NODES if isinstance(value, dict) and path[-1] not in FREE]
+REQUIRED: list[KeyPath] = [
+    ("run",), ("run", "name"), ("prompts",), ("prompts", "path"), ("sources",), ("target",), ("target", "name"),
+    ("reward",), ("reward", "type"), ("reward", "path"), ("sft",), ("sft", "learning_rate"), ("wrpo", "learning_rate"),
+    ("sources", 1, "name"), ("sources", 0, "path"),
+]  # fmt: skip
+
+
+def child(config: Any, path: KeyPath) -> Any:
+    for part in path:
+        config = config[part]
+    return config
+
+
+def problems_of(config: dict[str, Any]) -> tuple[Problem, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(json.dumps(config), "fuse.yaml")
+    assert render(caught.value).startswith("error[WRPO-C")
+    return caught.value.problems
+
+
+def dotted(path: KeyPath) -> str:
+    return f"`{'.'.join(str(part) for part in path)}`"
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=100)
+def test_one_wrong_value_is_one_problem_that_names_it(data: st.DataObject) -> None:
+    path, value = data.draw(st.sampled_from(NODES))
+    wrong = data.draw(st.sampled_from(WRONG[type(value)]))
+    if value is None and path[-1] == "evaluation":
+        wrong = 7
+    assume(path[-1] != "zero_stage" or wrong is not True)
+    config = copy.deepcopy(VALID)
+    child(config, path[:-1])[path[-1]] = wrong
+    (problem,) = problems_of(config)
+    assert problem.place.endswith(dotted(path))
+    assert problem.code in ("WRPO-C004", "WRPO-C006", "WRPO-C007")
+
+
+@given(st.sampled_from(SECTIONS), st.text(string.ascii_lowercase + "_ ", min_size=1, max_size=12))
+@settings(deadline=None, max_examples=40)
+def test_one_unknown_key_is_one_problem_that_names_it(section: KeyPath, key: str) -> None:
+    config = copy.deepcopy(VALID)
+    if key in child(config, section):
+        return
+    child(config, section)[key] = 1
+    (problem,) = problems_of(config)
+    assert problem.place.endswith(dotted((*section, key)))
+    assert (problem.rule, problem.code) == ("unknown field", "WRPO-C003")
+
+
+@pytest.mark.parametrize("path", REQUIRED, ids=dotted)
+def test_one_missing_field_is_one_problem_that_names_it(path: KeyPath) -> None:
+    config = copy.deepcopy(VALID)
+    del child(config, path[:-1])[path[-1]]
+    (problem,) = problems_of(config)
+    assert problem.place.endswith(dotted(path))
+    assert (problem.rule, problem.code) == ("this field is required", "WRPO-C004")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in KEYS if path != ("reward", "type")],
+    ids=dotted,
+)
+def test_a_typo_in_any_key_is_found_and_its_name_suggested(path: KeyPath) -> None:
+    config = copy.deepcopy(VALID)
+    section = child(config, path[:-1])
+    name = str(path[-1])
+    section[name[:-1] + "_" + name[-1]] = section.pop(path[-1])
+    (problem,) = problems_of(config)
+    assert problem.rule == "unknown field"
+    assert f"`{name}`" in problem.fix
+
+
+def test_mistake_in_model_defaults_is_one_problem_there() -> None:
+    text = MINIMAL + "model_defaults:\n  engine:\n    max_num_seqs: many\n"
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "fuse.yaml")
+    (problem,) = caught.value.problems
+    assert problem.place == "fuse.yaml:15:5 `model_defaults.engine.max_num_seqs`"
+
+
+def test_mistake_of_an_override_is_told_as_one() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(MINIMAL, "fuse.yaml", ["sources.second.sampling.top_p=2"])
+    (problem,) = caught.value.problems
+    assert problem.place == "override `sources.1.sampling.top_p`"
+
+
+def test_problem_shows_the_line_and_marks_the_key() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(MINIMAL.replace("wrpo:\n", "wrpo:\n  beta: high\n"), "fuse.yaml")
+    assert render(caught.value) == (
+        "error[WRPO-C007]: must be a valid number\n"
+        "  --> fuse.yaml:12:3 `wrpo.beta`\n"
+        "12 |   beta: high\n"
+        "   |   ^^^^\n"
+        '   = value: "high"\n'
+        "help: write it without quotes and without a unit"
+    )
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")),
+        st.text("abc:-[]{}&*!|>'\"#%@`,? \n\t0123.eE~\\", max_size=80).map(str.encode),
+        st.tuples(st.integers(0, len(MINIMAL)), st.integers(0, 20), st.binary(max_size=5)).map(
+            lambda cut: MINIMAL.encode()[: cut[0]] + cut[2] + MINIMAL.encode()[cut[0] + cut[1] :]
+        ),
+    )
+)
+@settings(deadline=None, max_examples=150)
+def test_any_bytes_are_a_config_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content)
+    with contextlib.suppress(ConfigError):
+        assert isinstance(load_config(path), FuseConfig)
+
+
+@given(st.text(max_size=40), st.text(max_size=10))
+@settings(deadline=None, max_examples=40)
+def test_any_override_is_applied_or_refused(value: str, key: str) -> None:
+    for override in (value, f"wrpo.beta={value}", f"{key}={value}", f"sources.{key}.path={value}"):
+        with contextlib.suppress(ConfigError):
+            parse_config(MINIMAL, "fuse.yaml", [override])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00", b"\xff\xfer\x00u\x00n\x00", b"\xef\xbb\xbf", b"run:\tx", b"a: " + b"1" * 5000, b"[" * 9999,
+     b"x" * 2**21, b"a: 1e400", b"run: {name: \xff}"],
+)  # fmt: skip
+def test_files_that_are_no_config(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_bytes(content)
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "f.yaml")
+
+
+def test_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_bytes(b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode())
+    assert load_config(tmp_path / "f.yaml") == parse_config(MINIMAL, "f.yaml")
+
+
+def test_folder_in_place_of_a_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_config(tmp_path)

@@ -1,0 +1,99 @@
+"""Codes of models, tokenizers and chat templates (M)."""
+
+from __future__ import annotations
+
+from wrpo_ray.error_codes.entry import Entry
+
+MODELS = {
+    "WRPO-M001": Entry(
+        "a model cannot be used",
+        "A model, tokenizer or reward model cannot do what its place in the run asks of it; the message says why.",
+        "Choose another model or repair its folder.",
+    ),
+    "WRPO-M002": Entry(
+        "no model at this path",
+        "The path is neither a folder nor a name on the Hugging Face hub.",
+        "Correct it; every node must see a local folder.",
+    ),
+    "WRPO-M003": Entry(
+        "config.json is missing or broken",
+        "A folder in Hugging Face format has a config.json with an object.",
+        "Fetch the model again, or name the right folder.",
+    ),
+    "WRPO-M004": Entry(
+        "the model has no chat template",
+        "Neither chat_template.jinja nor tokenizer_config.json holds one, so that nobody knows how to ask it.",
+        "Set `chat_template: path/to/template.jinja` for the model, or choose an instruct model.",
+    ),
+    "WRPO-M005": Entry(
+        "weights are missing",
+        "The folder has no *.safetensors, or not all files that its index lists.",
+        "Fetch the model again; an interrupted download can be resumed.",
+    ),
+    "WRPO-M006": Entry(
+        "weights of a kind that is not read",
+        "Pickles can run code when they are read, and GGUF files cannot be trained.",
+        "Save the model again as safetensors.",
+    ),
+    "WRPO-M007": Entry(
+        "the model brings code of its own",
+        "config.json has an auto_map, and trust_remote_code is false.",
+        "Read that code, then set trust_remote_code with a pinned revision, or choose another model.",
+    ),
+    "WRPO-M008": Entry(
+        "more tokens than the model has positions",
+        "A length of the config is over max_position_embeddings.",
+        "Lower it to the number in the message.",
+    ),
+    "WRPO-M009": Entry(
+        "no reward model",
+        "The reward comes from a sequence classifier; config.json names another architecture.",
+        "Name a reward model.",
+    ),
+    "WRPO-M010": Entry(
+        "a reward model with several labels",
+        "The reward is the logit of the only label.",
+        "Name a reward model with one label.",
+    ),
+    "WRPO-M011": Entry(
+        "the hub has no such model or revision",
+        "The name is wrong, or the model is private and you are not logged in.",
+        "Correct it, or log in with `hf auth login`.",
+    ),
+    "WRPO-M012": Entry(
+        "the hub refuses access",
+        "The model is given only to accounts that accepted its terms, or the token is not accepted.",
+        "Accept the terms on its page and log in with `hf auth login`.",
+    ),
+    "WRPO-M013": Entry(
+        "the hub cannot be reached",
+        "There is no network or the hub does not answer, and no copy is in the cache.",
+        "Fetch the model where there is a network, or try again later.",
+    ),
+    "WRPO-M014": Entry(
+        "the tokenizer cannot be loaded",
+        "A tokenizer file is missing or broken.",
+        "Fetch the model again.",
+    ),
+    "WRPO-M015": Entry(
+        "the chat template does not work",
+        "It cannot be read, is no valid Jinja, fails on a plain conversation, begins with two BOS, or never ends an "
+        "answer.",
+        "Name a working template in chat_template.",
+    ),
+    "WRPO-M016": Entry(
+        "tokenizer and weights do not belong together",
+        "The tokenizer gives ids for which the model has no embedding.",
+        "Fetch model and tokenizer again from the same place and revision.",
+    ),
+    "WRPO-M017": Entry(
+        "no language model",
+        "Sources and target write text; config.json names an architecture that does not.",
+        "Name a causal language model.",
+    ),
+    "WRPO-M030": Entry(
+        "the reward model is broken",
+        "More of its rewards are NaN or infinite than rows.max_reward_not_finite_fraction allows.",
+        "Check its dtype (float16 overflows where bfloat16 does not), its files and reward.score_field.",
+    ),
+}

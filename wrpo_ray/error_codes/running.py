@@ -1,0 +1,271 @@
+"""Codes of a run at work: bugs, engines, interruptions, lease, quarantine, resuming, storage, training."""
+
+from __future__ import annotations
+
+from wrpo_ray.error_codes.entry import Entry
+
+RUNNING = {
+    "WRPO-B001": Entry(
+        "a bug",
+        "Something that must never be was found; nothing wrong was stored.",
+        "Report the message and the config.",
+    ),
+    "WRPO-B002": Entry(
+        "rows without exactly one outcome",
+        "Before a shard is committed, each of its rows must have a result or be set aside, never both. It was not.",
+        "Report the message; the shard was not committed.",
+    ),
+    "WRPO-B003": Entry(
+        "a checkpoint was loaded at another step",
+        "DeepSpeed counts other steps than the checkpoint that it read.",
+        "Report the message; remove that checkpoint to go on from the one before it.",
+    ),
+    "WRPO-B070": Entry(
+        "an unforeseen error",
+        "Neither wrpo_ray nor its rules foresaw it. The traceback is written to a file that only you can read, or "
+        "printed with --debug; it may hold data of the run.",
+        "Run the same command again: finished work is kept. If it happens again, report traceback, config and "
+        "versions.",
+    ),
+    "WRPO-E001": Entry(
+        "an engine does not start",
+        "It failed faults.engine_start_attempts times in a row; the message ends with the engine's own error.",
+        "Check the model's path, dtype and memory; min_sources lets a run go on without a broken source.",
+    ),
+    "WRPO-E002": Entry(
+        "a replica dies again and again",
+        "Its actor was restarted faults.max_replica_restarts times.",
+        "See the Ray logs of its node: often memory or a broken GPU.",
+    ),
+    "WRPO-E003": Entry(
+        "an engine ends with every row",
+        "It starts, but each row that was tried on its own ended it: the rows are not to blame.",
+        "See the Ray logs of the replica; a smaller max_num_seqs or max_model_len needs less memory.",
+    ),
+    "WRPO-E004": Entry(
+        "no shard ended for too long",
+        "Nothing was finished within faults.no_progress_timeout_s; the cluster may lack nodes for the replicas.",
+        "Add nodes, ask for less per replica, or raise the time.",
+    ),
+    "WRPO-E005": Entry(
+        "an engine gave another number of results",
+        "Each row must get one result; nothing of the shard was stored.",
+        "A fault of the engine: report it with its version.",
+    ),
+    "WRPO-E006": Entry(
+        "an engine gave another number of responses",
+        "Each prompt must get num_samples responses; nothing of the shard was stored.",
+        "A fault of the engine: report it with its version.",
+    ),
+    "WRPO-E007": Entry(
+        "a reward is no number",
+        "The scorer gave something else than a number; nothing of the shard was stored.",
+        "A fault of the scorer: check reward.score_field.",
+    ),
+    "WRPO-I001": Entry(
+        "the run was interrupted",
+        "It was told to stop. What was finished is kept.",
+        "Run the same command again; it goes on where it stopped.",
+    ),
+    "WRPO-I002": Entry(
+        "interrupted from the keyboard",
+        "Ctrl-C. What was finished is kept.",
+        "Run the same command again; it goes on with what is not yet done.",
+    ),
+    "WRPO-L001": Entry(
+        "the run is in use",
+        "Another driver works on it and shows signs of life; two at once would do the same work twice.",
+        "Wait or stop the other one. A dead driver is taken over after run.lease_timeout_s.",
+    ),
+    "WRPO-L002": Entry(
+        "the run was taken over",
+        "This driver gave no sign of life for run.lease_timeout_s, and another one went on in its place. What was "
+        "committed stays.",
+        "Let the other driver go on; raise run.lease_timeout_s if such pauses are normal here.",
+    ),
+    "WRPO-L003": Entry(
+        "no sign of life could be written",
+        "The store took no heartbeat for so long that another driver may hold the run.",
+        "Run the same command again when the store works; it goes on where it stopped.",
+    ),
+    "WRPO-Q001": Entry(
+        "too many rows were set aside",
+        "More rows of a step have no result than rows.max_fraction or rows.max_rows allows.",
+        "See the step's quarantine folder; repair the cause, or raise the budget.",
+    ),
+    "WRPO-R002": Entry(
+        "this config would give other results than the stored run",
+        "A run holds results of one config. The message lists what differs.",
+        "Use a new run.name, restore the values, or continue on purpose with --accept-changes.",
+    ),
+    "WRPO-R003": Entry(
+        "too few usable sources are left",
+        "Sources whose engine could not be used were given up, and fewer than min_sources are left.",
+        "Repair them and add --retry-broken-sources, or lower min_sources.",
+    ),
+    "WRPO-S001": Entry(
+        "storage cannot be used",
+        "Reading or writing failed; the message names the place and the store's own reason.",
+        "Check permissions, space and the credentials in the environment, then run the same command again.",
+    ),
+    "WRPO-S002": Entry(
+        "no space left",
+        "A disk or quota is full. Nothing half-written counts.",
+        "Free some space and run the same command again.",
+    ),
+    "WRPO-S003": Entry(
+        "the store does not answer",
+        "A call was tried again for its whole time budget: timeouts, resets, 503 SlowDown. It may have had its effect.",
+        "Run the same command again once the store answers.",
+    ),
+    "WRPO-S004": Entry(
+        "the store denies access",
+        "The credentials are missing, have expired, or may not do this.",
+        "Check them in the environment: get, put, list and delete below the run's folder are needed.",
+    ),
+    "WRPO-S005": Entry(
+        "the bucket does not exist",
+        "The store has no bucket of this name.",
+        "Create it, or correct run.root.",
+    ),
+    "WRPO-S006": Entry(
+        "the bucket lies in another region",
+        "The store sends the request elsewhere.",
+        "Set AWS_REGION to the bucket's region.",
+    ),
+    "WRPO-S007": Entry(
+        "no conditional writes",
+        "The store or file system cannot refuse to replace what is there, so that two drivers could both win.",
+        "Use a store with conditional writes (If-None-Match), or a file system with hard links.",
+    ),
+    "WRPO-S008": Entry(
+        "an object changed under our hands",
+        "It is not what was just written, or was replaced or removed while it was read.",
+        "Make sure that nothing else writes into the run's folder, and run the same command again.",
+    ),
+    "WRPO-S009": Entry(
+        "the store refuses the request",
+        "The endpoint, the name or the request is not one that it takes; the message has its own words.",
+        "Correct the endpoint or run.root; an endpoint without TLS needs AWS_ALLOW_HTTP=true.",
+    ),
+    "WRPO-S010": Entry(
+        "a record is not the JSON that was written",
+        "A small file of the run was cut or changed.",
+        "See `wrpo-ray inspect RUN`.",
+    ),
+    "WRPO-S011": Entry(
+        "a manifest is broken",
+        "A step's manifest.json is not one of this version, or was removed while it was written.",
+        "`wrpo-ray inspect RUN --repair` has the step made again.",
+    ),
+    "WRPO-S012": Entry(
+        "a step is not complete",
+        "Its manifest is not there, so that nothing may read its files.",
+        "Run the step first.",
+    ),
+    "WRPO-S013": Entry(
+        "a file is no Parquet file",
+        "It was cut or changed after it was written.",
+        "`wrpo-ray inspect RUN --repair` has it made again.",
+    ),
+    "WRPO-S014": Entry(
+        "a file holds another number of rows",
+        "It was changed after it was written.",
+        "`wrpo-ray inspect RUN --repair` has it made again.",
+    ),
+    "WRPO-S015": Entry(
+        "a file lacks columns",
+        "It was changed, or written by another version.",
+        "`wrpo-ray inspect RUN --repair` has it made again.",
+    ),
+    "WRPO-S016": Entry(
+        "a file is missing",
+        "A manifest or commit lists it, and it is not there.",
+        "`wrpo-ray inspect RUN --repair` has it made again.",
+    ),
+    "WRPO-S017": Entry(
+        "a file was changed after it was written",
+        "Its SHA-256 is not the recorded one: bit rot, or somebody edited it.",
+        "`wrpo-ray inspect RUN --repair` has it made again.",
+    ),
+    "WRPO-S018": Entry(
+        "a plan is that of other rows",
+        "The step's plan.json was made for other items than the run has.",
+        "`wrpo-ray inspect RUN` checks the step.",
+    ),
+    "WRPO-S019": Entry(
+        "a commit is broken",
+        "The record of a finished shard is not one of this version, or stands under another name.",
+        "`wrpo-ray inspect RUN --repair` has the shard made again.",
+    ),
+    "WRPO-S020": Entry(
+        "a shard has no commit, or not all of its rows",
+        "The step cannot be finished with what its commits record.",
+        "Run the same command again; `wrpo-ray inspect RUN --repair` has damaged shards made again.",
+    ),
+    "WRPO-S021": Entry(
+        "a record that should be new is there already",
+        "Another process wrote it at the same time.",
+        "Make sure that one driver works on the run, and run the same command again.",
+    ),
+    "WRPO-S022": Entry(
+        "a checkpoint cannot be read",
+        "The disk failed; this says nothing about the checkpoint itself.",
+        "Repair the disk, or remove that checkpoint to go on from the one before it.",
+    ),
+    "WRPO-S030": Entry(
+        "a record of the run cannot be read",
+        "A submission or other small file is not what was written.",
+        "See `wrpo-ray inspect RUN`.",
+    ),
+    "WRPO-S031": Entry(
+        "the run is damaged",
+        "Files of it are missing or are not what was written; the message lists them.",
+        "`wrpo-ray inspect RUN` checks every file; with --repair what does not verify is made again.",
+    ),
+    "WRPO-S032": Entry(
+        "the records of a step contradict each other",
+        "Its plan, commits and manifest do not tell of the same rows.",
+        "`wrpo-ray inspect RUN --repair` has the step made again.",
+    ),
+    "WRPO-S033": Entry(
+        "a step was made from one that is damaged",
+        "Its own files verify, but an input of it does not.",
+        "Repair that input first; if it comes out the same, this step stays.",
+    ),
+    "WRPO-S040": Entry(
+        "a lease is broken",
+        "A record of who holds the run is not one of this version.",
+        "Make sure that no driver of the run is alive, then remove its leases folder.",
+    ),
+    "WRPO-T001": Entry(
+        "training failed too often",
+        "Workers failed more than max_failures times; the message has the last error.",
+        "Repair the cause and run the same command again: it goes on from the last checkpoint.",
+    ),
+    "WRPO-T002": Entry(
+        "nodes were taken away too often",
+        "Training was preempted again and again.",
+        "Run the same command again: it goes on from the last checkpoint.",
+    ),
+    "WRPO-T003": Entry(
+        "no room for the training workers",
+        "The cluster could not start num_workers workers.",
+        "Run the same command again when nodes are there, or lower num_workers.",
+    ),
+    "WRPO-T004": Entry(
+        "a loss or gradient is not finite",
+        "Training stopped rather than to go on with NaN.",
+        "Look at the rows in the message; a lower learning_rate or precision fp32 keeps numbers in range.",
+    ),
+    "WRPO-T005": Entry(
+        "a checkpoint of another kind of training",
+        "Training with ZeRO cannot go on from a checkpoint that was written without it, and the other way round.",
+        "Set zero_stage as it was, or remove the step's scratch folder to start it over.",
+    ),
+    "WRPO-T006": Entry(
+        "reference log-probs are not finite",
+        "Target-SFT gives NaN or infinity for these rows.",
+        "Look at the rows and at Target-SFT; precision fp32 has the widest range.",
+    ),
+}
