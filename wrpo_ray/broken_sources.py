@@ -20,11 +20,12 @@ def read_broken(folder: Location) -> dict[str, dict[str, Any]]:
     return {record["source"]: record for record in records}
 
 
-def mark_broken(folder: Location, source: str, error: WrpoError, epoch: int) -> None:
-    """Record that the run goes on without `source`, and why."""
-    record = {"source": source, "code": error.code, "error": redacted(error.message), "epoch": epoch}
-    (folder / f"{source}.json").create_json(record)
-    log.warning("the run goes on without the source %s: %s", source, json.dumps(record["error"]))
+def mark_broken(folder: Location, source: str, error: WrpoError, epoch: int) -> str:
+    """Record that the run goes on without `source`, and return why."""
+    reason = redacted(error.message)
+    (folder / f"{source}.json").create_json({"source": source, "code": error.code, "error": reason, "epoch": epoch})
+    log.warning("the run goes on without the source %s: %s", source, json.dumps(reason))
+    return reason
 
 
 def forget_broken(folder: Location) -> None:

@@ -24,7 +24,6 @@ MODEL_DEFAULTS = "model_defaults"
 DEFAULT_SECTIONS = ("engine", "sampling", "resources")
 _MAX_CONFIG_BYTES = 2**20
 _MISSING = "WRPO-C004"
-# What pydantic puts into a place for the kind of reward model; no key of the file is called that.
 _REWARD_KINDS = ("vllm", "transformers", "verifier")
 KeyPath = tuple[str | int, ...]
 
@@ -222,7 +221,8 @@ def _without_misspelt(details: list[Any]) -> list[Any]:
 
 
 def _without_kinds(loc: KeyPath) -> KeyPath:
-    return tuple(part for part in loc if part not in _REWARD_KINDS)
+    """Take out the kind of reward model, which pydantic puts behind `reward`."""
+    return loc[:1] + loc[2:] if loc[:1] == ("reward",) and len(loc) > 1 and loc[1] in _REWARD_KINDS else loc
 
 
 def _has_inside(place: KeyPath, places: list[KeyPath]) -> bool:

@@ -149,7 +149,7 @@ def _model_files(config: FuseConfig) -> Iterator[Problem]:
         pinned = (
             files.revision is not None and len(files.revision) == 40 and set(files.revision) <= set("0123456789abcdef")
         )
-        if files.trust_remote_code and not pinned and not files.path.startswith(("/", "./", "../")):
+        if files.trust_remote_code and not pinned and not files.path.startswith(("/", "./", "../", "s3://", "gs://")):
             fix = "set revision to the 40-digit commit whose code you read, or give a local folder (./name or /name)"
             rule = "code of a hub model runs only at a pinned revision"
             yield Problem(f"{place}.revision", str(files.revision), rule, fix, "WRPO-C015")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.data.exporters import to_trl_preference, to_wrpo_release
 from wrpo_ray.errors import ConfigError
-from wrpo_ray.model_card import dataset_card, model_card
+from wrpo_ray.model_card import dataset_card
 from wrpo_ray.models import load_tokenizer, local_model
 from wrpo_ray.schema import Quadruple
 from wrpo_ray.storage.location import Location, json_bytes, locate
@@ -21,24 +19,24 @@ from wrpo_ray.storage.tables import read_rows, write_file, write_table
 _GENERATION_CONFIG, _CARD = "generation_config.json", "README.md"
 
 
-def export_model(
-    config: FuseConfig, model: Location, summaries: Mapping[str, Mapping[str, Any]], folder: Location
-) -> list[FileEntry]:
+def export_model(config: FuseConfig, model: Location, card: str, folder: Location) -> list[FileEntry]:
     """Write the Hugging Face folder model/ of the fused model below `folder`, and return its files.
 
-    Weights, tokenizer and chat template as trained; generation config and card are completed.
+    Weights, tokenizer and chat template as trained, a complete generation config, and `card` as README.md.
     """
     source = Path(local_model(str(model)))
     own = {
         _GENERATION_CONFIG: _complete_generation_config(config, source),
-        _CARD: model_card(config, summaries).encode("utf-8"),
+        _CARD: card.encode("utf-8"),
     }
     names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
     files = [_stored(folder, f"model/{name}", source / name) for name in names if name not in own]
     return files + [write_file(folder, f"model/{name}", content) for name, content in own.items()]
 
 
-def export_datasets(config: FuseConfig, quadruples: Location, folder: Location) -> tuple[list[FileEntry], dict[str, int]]:
+def export_datasets(
+    config: FuseConfig, quadruples: Location, folder: Location
+) -> tuple[list[FileEntry], dict[str, int]]:
     """Write the quadruples below datasets/ as TRL preference data and in the paper's row format.
 
     Returns the files and the counts.

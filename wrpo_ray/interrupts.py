@@ -79,7 +79,8 @@ def interruptible() -> Iterator[None]:
     threading.Thread(target=_listen, args=(reader, watch), name="wrpo-signals", daemon=True).start()
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except BaseException:
+        # A library may have made something else of the interruption, and may have done so before the watchdog knew.
         _wait_for_reason(watch)
         raise
     finally:
@@ -88,7 +89,6 @@ def interruptible() -> Iterator[None]:
         os.close(writer)
         for number, handler in old_handlers.items():
             signal.signal(number, handler)
-        # Whatever the body made of the interruption: it was one.
         if watch.reason is not None:
             raise watch.reason
 

@@ -13,8 +13,13 @@ from wrpo_ray.config import FuseConfig
 from wrpo_ray.models import is_local
 
 
-def model_card(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the README of the fused model: sources, data, hyper-parameters, and what evaluation measured."""
+def model_card(
+    config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]], broken_sources: Mapping[str, str] | None = None
+) -> str:
+    """Return the README of the fused model: sources, data, hyper-parameters, and what evaluation measured.
+
+    broken_sources: why the run went on without them, by name.
+    """
     header: dict[str, Any] = {
         "tags": ["wrpo", "model-fusion", "preference-optimization"],
         "library_name": "transformers",
@@ -29,6 +34,7 @@ def model_card(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -
         f"`{config.target.name}` after fusion with {len(config.sources)} source models by "
         f"[WRPO](https://arxiv.org/abs/2412.03187), made by wrpo_ray {__version__}.",
         _sources(config, summaries),
+        _broken(broken_sources or {}),
         _data(config, summaries),
         _hyper_parameters(config),
         _evaluation(summaries.get("evaluate", {})),
@@ -53,6 +59,14 @@ def _sources(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -> 
     ]
     head = "## Sources\n\n| source | model | samples per prompt | best response on |\n|---|---|---|---|"
     return "\n".join([head, *rows, "", f"Target: `{_shown_path(config.target.path)}`. Reward: {_reward(config)}."])
+
+
+def _broken(sources: Mapping[str, str]) -> str:
+    if not sources:
+        return ""
+    return "\n".join(
+        ["Left out, because they could not be used:", "", *(f"- {n}: {why}" for n, why in sources.items())]
+    )
 
 
 def _reward(config: FuseConfig) -> str:

@@ -35,6 +35,7 @@ from wrpo_ray.engines.vllm_generator import VllmGenerator
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.evaluate.expected_reward import compare
 from wrpo_ray.export import export_datasets, export_model
+from wrpo_ray.model_card import model_card
 from wrpo_ray.models import model_identity, pinned
 from wrpo_ray.prompts import load_prompts
 from wrpo_ray.schema import Prompt, Split
@@ -82,8 +83,12 @@ class Engines:
 class Pipeline:
     """Builds the steps of one run; nothing runs before `run`."""
 
-    def __init__(self, config: FuseConfig, engines: Engines | None = None) -> None:
+    def __init__(
+        self, config: FuseConfig, engines: Engines | None = None, broken_sources: Mapping[str, str] | None = None
+    ) -> None:
+        """broken_sources: why the run goes on without them, by name; `config` has them no more."""
         self.config = config = resolved(config)
+        self.broken_sources = dict(broken_sources or {})
         self.engines = engines or Engines()
         self.layout = RunLayout(locate(config.run.root) / config.run.name)
         self.source_names = [source.name for source in config.sources]
@@ -273,13 +278,16 @@ class Pipeline:
         config = self.config
         # The card tells of all steps before it, so they are inputs, though only two give files.
         inputs = tuple(self.steps)
-        identity = {"license": config.export.license, "run": config.run.name}
+        broken = self.broken_sources
+        identity = {"license": config.export.license, "run": config.run.name, "broken_sources": sorted(broken)}
 
         def run(folder: Location) -> StepResult:
             summaries = {step.name: self._summary(step) for step in inputs}
-            model_files = export_model(config, self._folder(wrpo) / "model", summaries, folder)
+            card = model_card(config, summaries, broken)
+            model_files = export_model(config, self._folder(wrpo) / "model", card, folder)
             files, counts = export_datasets(config, self._folder(quadruples), folder)
-            summary = {**counts, "model": str(folder / "model"), "datasets": str(folder / "datasets")}
+            places = {"model": str(folder / "model"), "datasets": str(folder / "datasets")}
+            summary = {**counts, **places, "broken_sources": broken}
             return StepResult((*model_files, *files), summary)
 
         self._add(Step("export", identity, inputs, run))
@@ -306,9 +314,9 @@ class Pipeline:
             lines.append(f"{number:3}. {step.name:<32} {step.fingerprint}  {state}")
         return "\n".join(lines)
 
-    def without(self, sources: set[str]) -> Pipeline:
-        """Return the pipeline of the same run without the sources `sources`; see broken_sources.without."""
-        return type(self)(without(self.config, sources), self.engines) if sources else self
+    def without(self, sources: Mapping[str, str]) -> Pipeline:
+        """Return the pipeline of the same run without the broken sources, given with the reason of each."""
+        return type(self)(without(self.config, set(sources)), self.engines, sources) if sources else self
 
     def selected(self, only: str | None) -> list[Step]:
         """Return all steps, or the one called `only`; raises ConfigError when its inputs are not complete."""

@@ -55,10 +55,13 @@ def run(
     return manifests
 
 
-def _run_held(pipeline: Pipeline, lease: Lease | NoLease, only: str | None, accept_changes: bool) -> dict[str, Manifest]:
+def _run_held(
+    pipeline: Pipeline, lease: Lease | NoLease, only: str | None, accept_changes: bool
+) -> dict[str, Manifest]:
     """Work with the sources that are usable; when one more breaks and the config allows it, go on without it."""
     folder = pipeline.layout.broken_sources
-    broken = set(read_broken(folder)) & set(pipeline.source_names)
+    known = read_broken(folder)
+    broken = {name: known[name]["error"] for name in pipeline.source_names if name in known}
     current = pipeline.without(broken)
     _submit(current, lease, accept_changes)
     with _cluster_unless_idle(current, only):
@@ -68,8 +71,7 @@ def _run_held(pipeline: Pipeline, lease: Lease | NoLease, only: str | None, acce
             except BrokenSourceError as error:
                 if not may_go_on(pipeline.config, len(broken) + 1):
                     raise error.cause from error
-                mark_broken(folder, error.source, error.cause, lease.epoch)
-                broken.add(error.source)
+                broken[error.source] = mark_broken(folder, error.source, error.cause, lease.epoch)
                 current = pipeline.without(broken)
                 # The run itself has changed its list of sources; nobody has to accept that.
                 _submit(current, lease, accept_changes=True)

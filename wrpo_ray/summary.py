@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from wrpo_ray.evaluate.expected_reward import Estimate
-from wrpo_ray.storage import Manifest
+from wrpo_ray.storage.manifest import Manifest
 
 
 def run_summary(manifests: Mapping[str, Manifest]) -> str:
     """Return the closing text of a run from the manifests of its steps."""
     summaries = {name: manifest.summary for name, manifest in manifests.items()}
-    parts = [_data(summaries), _rewards(summaries.get("evaluate")), _places(manifests)]
+    parts = [
+        _data(summaries), _set_aside(summaries), _broken(summaries.get("export")), _rewards(summaries.get("evaluate")),
+        _places(manifests),
+    ]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
 
@@ -25,6 +28,27 @@ def _data(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     width = max(map(len, fuse["best_share"]))
     shares = [f"  {name:<{width}}  {share:6.1%}" for name, share in fuse["best_share"].items()]
     return "\n".join([f"{counts} ({ties}); best response by source:", *shares])
+
+
+def _set_aside(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Name every code that rows of a step got, be they used or not; the files are in the step's quarantine folder."""
+    codes = {name: summary.get("quarantined") or summary.get("rows") for name, summary in summaries.items()}
+    told = {name: of_step for name, of_step in codes.items() if of_step}
+    if not told:
+        return "no row was set aside"
+    width = max(map(len, told))
+    lines = [
+        f"  {name:<{width}}  " + ", ".join(f"{count} {code}" for code, count in sorted(of_step.items()))
+        for name, of_step in told.items()
+    ]
+    return "\n".join(["rows with a code (see `wrpo-ray status`):", *lines])
+
+
+def _broken(export: Mapping[str, Any] | None) -> str:
+    sources = (export or {}).get("broken_sources", {})
+    if not sources:
+        return ""
+    return "\n".join(["the run went on without:", *(f"  {name}: {reason}" for name, reason in sources.items())])
 
 
 def _rewards(evaluation: Mapping[str, Any] | None) -> str:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from wrpo_ray.schema import Quadruple
-from wrpo_ray.storage import parquet_entries, read_rows
+from wrpo_ray.storage.location import locate
+from wrpo_ray.storage.tables import parquet_entries, read_rows
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -88,8 +89,8 @@ def test_smoke_config_as_a_job_on_a_real_cluster(cluster: str, tmp_path: Path) -
     assert submitted.returncode == 0, submitted.stdout[-4000:] + submitted.stderr[-2000:]
     run = tmp_path / "runs" / "smoke"
     (folder,) = (run / "fuse").iterdir()
-    assert parquet_entries(folder)
-    assert all(row.target_chosen_reward > row.rejected_reward for row in read_rows(folder, Quadruple))
+    assert parquet_entries(locate(folder))
+    assert all(row.target_chosen_reward > row.rejected_reward for row in read_rows(locate(folder), Quadruple))
     assert len(json.loads(next((run / "evaluate").glob("*/evaluation.json")).read_text())["models"]) == 3
     exported = re.search(r"fused model: (\S+)", submitted.stdout)
     assert exported is not None

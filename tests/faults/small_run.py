@@ -10,15 +10,15 @@ from typing import Any
 from tests.faults.memory_store import FakeTime
 from wrpo_ray.config import RowsConfig
 from wrpo_ray.data.fusion import fuse, select_sft
-from wrpo_ray.schema import Prompt, Response, ScoredResponse, stable_hash, to_table
+from wrpo_ray.schema import Prompt, Quadruple, Response, ScoredResponse, stable_hash, to_table
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage import ledger
 from wrpo_ray.storage.lease import Clock, acquire
 from wrpo_ray.storage.ledger import QuarantinedRow, Shard
 from wrpo_ray.storage.location import Location
-from wrpo_ray.storage.manifest import RunLayout
+from wrpo_ray.storage.manifest import RunLayout, require_manifest
 from wrpo_ray.storage.stores import Store
-from wrpo_ray.storage.tables import read_rows, write_file, write_rows
+from wrpo_ray.storage.tables import read_rows, verified_bytes, write_file, write_rows
 
 RUN = "runs/small"
 NUM_PROMPTS, NUM_SAMPLES, PROMPTS_PER_SHARD = 6, 2, 3
@@ -88,11 +88,30 @@ def snapshot(objects: dict[str, bytes]) -> dict[str, bytes]:
     return kept
 
 
-def rows_of(store: Store, engines: Engines, name: str, row_type: type[Any]) -> list[Any]:
+def rows_of(run: Location, name: str, row_type: type[Any]) -> list[Any]:
     """Return the rows that a finished step's manifest lists."""
-    layout = RunLayout(Location(store, RUN))
-    step = next(step for step in small_steps(layout, engines) if step.name == name)
+    layout = RunLayout(run)
+    step = next(step for step in small_steps(layout, Engines()) if step.name == name)
     return read_rows(step.folder(layout), row_type)
+
+
+def require_one_version(run: Location) -> None:
+    """Every file is what its manifest says, every row is there once, and no step saw another version of it."""
+    layout = RunLayout(run)
+    for step in small_steps(layout, Engines()):
+        folder = step.folder(layout)
+        for entry in require_manifest(folder).files:
+            verified_bytes(folder, entry)
+    names = (*SOURCES, "target")
+    drawn = [row for name in names for row in rows_of(run, f"sample-{name}", Response)]
+    scored = [row for name in names for row in rows_of(run, f"score-{name}", ScoredResponse)]
+    keys = [(row.source, row.prompt_id, row.sample_index) for row in drawn]
+    assert len(keys) == len(set(keys)) == len(names) * NUM_SAMPLES * (NUM_PROMPTS - 1)
+    assert POISON not in {row.prompt_id for row in drawn}
+    assert {row.text for row in drawn} == {row.text for row in scored}
+    quadruples = rows_of(run, "fuse", Quadruple)
+    assert {row.prompt_id for row in quadruples} == {"p1", "p2", "p4", "p5"}
+    assert {row.source_chosen for row in quadruples} <= {row.text for row in drawn if row.source in SOURCES}
 
 
 def _write_prompts(folder: Location) -> StepResult:

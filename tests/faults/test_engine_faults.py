@@ -203,6 +203,14 @@ def test_a_replica_that_dies_too_often_is_given_up(cluster: Cluster, tmp_path: P
     assert raised.value.code == "WRPO-E002"
 
 
+def test_a_step_that_no_node_can_run_does_not_wait_for_ever(cluster: Cluster, tmp_path: Path) -> None:
+    """Ray Data's stop after a time without progress is set on purpose."""
+    job = sampling_job(tmp_path, FAULTS.model_copy(update={"no_progress_timeout_s": 3.0}), accelerator_type="NOWHERE")
+    with pytest.raises(ModelError, match="no shard ended for 3 s") as raised:
+        runs.run(tmp_path, job)
+    assert raised.value.code == "WRPO-E004"
+
+
 def test_a_lost_node_is_left_behind(cluster: Cluster, tmp_path: Path) -> None:
     """P-06: the node with the replica that is at work on a shard goes away."""
     add_engine_node(cluster)

@@ -16,17 +16,9 @@ from hypothesis import strategies as st
 
 from tests.faults.fault_store import CrashError, FaultStore, Mode
 from tests.faults.memory_store import MemoryStore
-from tests.faults.small_run import (
-    NUM_SAMPLES,
-    POISON,
-    SOURCES,
-    Engines,
-    rows_of,
-    run_small,
-    snapshot,
-)
+from tests.faults.small_run import RUN, Engines, require_one_version, run_small, snapshot
 from wrpo_ray.errors import StorageError
-from wrpo_ray.schema import Quadruple, Response, ScoredResponse
+from wrpo_ray.storage.location import Location
 
 MODES: tuple[Mode, ...] = ("crash_before", "crash_after", "fail_before", "fail_after")
 
@@ -92,15 +84,6 @@ def test_an_engine_that_never_repeats_itself_gives_one_version_of_every_row() ->
     for at in range(0, num_calls, 2):
         engines = Engines(repeats=False)
         memory, _ = disturbed([("crash_before", at)], engines)
-        names = (*SOURCES, "target")
-        drawn = [row for name in names for row in rows_of(memory, engines, f"sample-{name}", Response)]
-        scored = [row for name in names for row in rows_of(memory, engines, f"score-{name}", ScoredResponse)]
-        keys = [(row.source, row.prompt_id, row.sample_index) for row in drawn]
-        assert len(keys) == len(set(keys)) == len(names) * NUM_SAMPLES * 5
-        assert {row.text for row in drawn} == {row.text for row in scored}
-        quadruples = rows_of(memory, engines, "fuse", Quadruple)
-        assert {row.prompt_id for row in quadruples} == {"p1", "p2", "p4", "p5"}
-        assert {row.source_chosen for row in quadruples} <= {row.text for row in drawn if row.source in SOURCES}
-        assert POISON not in {row.prompt_id for row in drawn}
+        require_one_version(Location(memory, RUN))
         assert len(snapshot(memory.objects)) == len(undisturbed()[0]), "no file is left that nobody names"
         assert engines.shards.total() <= num_shards + 1

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.small_run import RUN, Engines
-from tests.faults.test_two_drivers import require_one_version
-from tests.storage.s3_server import Fault, S3Server
+from tests.faults.small_run import RUN, require_one_version
+from tests.storage.s3_server import Fault, running_server
 from wrpo_ray.errors import LeaseError
 from wrpo_ray.storage.lease import Clock, acquire, held
 from wrpo_ray.storage.lease_records import read_holder
@@ -84,11 +83,6 @@ def manifests(root: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in root.rglob("manifest.json")}
 
 
-def require_whole(root: Path) -> None:
-    """See require_one_version; the small run lies below `root` here."""
-    require_one_version(Location(LocalStore(), str(root / RUN)), Engines())
-
-
 def test_of_two_drivers_at_once_one_works_and_the_other_names_it(tmp_path: Path, start: Callable[..., Driver]) -> None:
     drivers = [start(name, 60.0, 1.5) for name in ("one", "two")]
     go(tmp_path, *drivers)
@@ -117,7 +111,7 @@ def test_without_a_lease_two_drivers_at_once_double_no_row(tmp_path: Path, start
     both = generated(tmp_path)
     assert {name for name, _ in both} == {"one", "two"}
     assert len(both) > len({shard for _, shard in both}), "they never met: the test proves nothing"
-    require_whole(tmp_path)
+    require_one_version(locate(tmp_path / RUN))
     assert not list((tmp_path / RUN / "lease").glob("*"))
 
 
@@ -136,7 +130,7 @@ def test_a_killed_driver_is_taken_over_and_its_work_kept(tmp_path: Path, start: 
     assert "(epoch 1) is dead: taking over" in said
     shards = [shard for _, shard in generated(tmp_path)]
     assert len(shards) - len(set(shards)) <= 1, "only the shard in flight is generated again"
-    require_whole(tmp_path)
+    require_one_version(locate(tmp_path / RUN))
 
 
 def test_a_driver_killed_elsewhere_is_taken_over_after_the_timeout(
@@ -154,7 +148,7 @@ def test_a_driver_killed_elsewhere_is_taken_over_after_the_timeout(
     holder = read_holder(leases(tmp_path))
     assert holder is not None
     assert holder.epoch == 2
-    require_whole(tmp_path)
+    require_one_version(locate(tmp_path / RUN))
 
 
 def test_a_driver_that_wakes_up_after_a_takeover_finishes_no_step(tmp_path: Path, start: Callable[..., Driver]) -> None:
@@ -171,7 +165,7 @@ def test_a_driver_that_wakes_up_after_a_takeover_finishes_no_step(tmp_path: Path
     assert code == 5
     assert "error[WRPO-L002]: run `small` was taken over by the driver pid" in said
     assert manifests(tmp_path) == before
-    require_whole(tmp_path)
+    require_one_version(locate(tmp_path / RUN))
 
 
 @dataclass(frozen=True)
@@ -206,12 +200,25 @@ def test_a_slow_store_costs_nobody_the_lease(tmp_path: Path) -> None:
 
 
 def test_over_s3_one_of_many_gets_an_epoch_even_when_replies_are_lost(
-    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in s3.environment.items():
-        monkeypatch.setenv(name, value)
-    place = locate(f"s3://{s3.new_bucket()}/runs/r1/lease")
-    won, refused = [], []
+    with running_server() as s3:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        place = locate(f"s3://{s3.new_bucket()}/runs/r1/lease")
+        faults = [Fault("lost_reply", 0.3, ("PUT",), times=10), Fault("conflict", 0.3, ("PUT",), times=5)]
+        with s3.failing(*faults) as injected:
+            won, refused = try_at_once(place, 6)
+        assert injected["lost_reply"] > 0
+        assert (won, refused) == ([1], ["WRPO-L001"] * 5)
+        with held(place, 4.0) as lease:
+            assert lease.epoch == 2
+
+
+def try_at_once(place: Location, num_drivers: int) -> tuple[list[int], list[str]]:
+    """Return the epochs that drivers got, and the codes that the others were refused with."""
+    won: list[int] = []
+    refused: list[str] = []
 
     def try_it() -> None:
         try:
@@ -221,14 +228,9 @@ def test_over_s3_one_of_many_gets_an_epoch_even_when_replies_are_lost(
         except LeaseError as error:
             refused.append(error.code)
 
-    faults = [Fault("lost_reply", 0.3, ("PUT",), times=10), Fault("conflict", 0.3, ("PUT",), times=5)]
-    with s3.failing(*faults) as injected:
-        threads = [threading.Thread(target=try_it) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert injected["lost_reply"] > 0
-    assert (won, refused) == ([1], ["WRPO-L001"] * 5)
-    with held(place, 4.0) as lease:
-        assert lease.epoch == 2
+    threads = [threading.Thread(target=try_it) for _ in range(num_drivers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return won, refused

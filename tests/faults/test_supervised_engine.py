@@ -13,6 +13,7 @@ import pytest
 
 from tests.faults.fake_engine import START, FakeGenerator, FaultFolder, is_alive, wait_until
 from wrpo_ray.config import FaultsConfig, ModelConfig, SamplingConfig
+from wrpo_ray.engines.process import shortened
 from wrpo_ray.engines.protocol import SetAside
 from wrpo_ray.engines.supervisor import SupervisedEngine
 from wrpo_ray.errors import ModelError
@@ -126,6 +127,14 @@ def test_an_error_of_ours_is_not_tried_again(faults: FaultFolder, engine: Superv
         engine.run(PROMPTS)
     assert raised.value.code == "WRPO-M001"
     assert len(faults.events("start")) == 1
+
+
+def test_secrets_and_long_lines_stay_out_of_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_TOKEN", "opensesame-1234")
+    text = shortened("RuntimeError:\n  401 for opensesame-1234 " + "x" * 1000)
+    assert "opensesame" not in text
+    assert text.startswith("RuntimeError: 401 for [redacted] xxx")
+    assert len(text) < 420
 
 
 def test_a_killed_supervisor_leaves_nothing_behind(faults: FaultFolder) -> None:

@@ -148,7 +148,7 @@ def test_a_broken_model_fails_within_a_minute_with_its_own_error(tmp_path: Path)
     faults = FaultsConfig(engine_start_attempts=2)
     job = SamplingJob(model("broken", path), prompts, ("preference",), 7, "broken", faults)
     started = time.monotonic()
-    with pytest.raises(ModelError, match="failed to start 2 times in a row; last error: .*SafetensorError") as raised:
+    with pytest.raises(ModelError, match=r"failed to start 2 times in a row; last error: .*SafetensorError") as raised:
         sample(job, locate(tmp_path / "step"))
     assert time.monotonic() - started < 60
     assert raised.value.code == "WRPO-E001"

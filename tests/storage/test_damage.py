@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.storage.s3_server import S3Server
 from tests.storage.sample_run import SampleRun, contents, finished, tree
-from wrpo_ray import run_inspect
+from wrpo_ray import run_inspect, run_status
 from wrpo_ray.errors import StorageError
+from wrpo_ray.run_state import read_run
 from wrpo_ray.run_state.records import read_plan
 from wrpo_ray.schema import Response, to_table
 from wrpo_ray.storage.ledger import read_commit
@@ -28,7 +30,7 @@ MAX_BITS = 1500
 SEED = 20_261_121
 
 
-def inspect(run: Path, *more: str) -> str:
+def inspect(run: Path | str, *more: str) -> str:
     """Return what the command prints; raises what it raises."""
     parser = argparse.ArgumentParser()
     run_inspect.add_arguments(parser)
@@ -37,7 +39,7 @@ def inspect(run: Path, *more: str) -> str:
     return printed.getvalue()
 
 
-def damaged(run: Path) -> StorageError:
+def damaged(run: Path | str) -> StorageError:
     """Return the error that names the run as damaged."""
     with pytest.raises(StorageError) as caught:
         inspect(run)
@@ -289,6 +291,22 @@ def test_repair_makes_the_damaged_shard_again_and_no_other(tmp_path: Path, part:
     assert run.run(until="sample") == [run.shards()[2].name]
     assert contents(tmp_path) == clean
     assert "everything verifies" in inspect(tmp_path)
+
+
+def test_status_inspect_and_repair_work_over_s3(s3: S3Server, capsys: pytest.CaptureFixture[str]) -> None:
+    run = SampleRun(locate(f"s3://{s3.new_bucket()}/runs/r1"))
+    run.run()
+    uri = str(run.folder)
+    assert [step.phase for step in read_run(locate(uri)).steps] == ["complete"] * 4
+    assert run_status.main(argparse.Namespace(run=uri, json=False)) == 0
+    assert f"{uri}/sample/" in capsys.readouterr().out
+    assert "everything verifies" in inspect(uri)
+    shard = run.shards()[1]
+    file = run.at("sample") / read_commit(run.at("sample"), shard.name).file.path
+    file.write_bytes(flipped(file.read_bytes(), random.Random(SEED), ""))
+    assert f"{file}: changed: " in str(damaged(uri))
+    assert f"  {file}: file of {shard.name}" in inspect(uri, "--repair")
+    assert run.run(until="sample") == [shard.name]
 
 
 def test_damaged_model_is_made_again_whole(tmp_path: Path) -> None:

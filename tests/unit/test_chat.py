@@ -120,5 +120,24 @@ def test_refusals_name_the_cause() -> None:
     strict.chat_template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     )
-    with pytest.raises(DataError, match="refuses"):
+    with pytest.raises(DataError, match="refuses .*: TemplateError: no system"):
         ChatTokenizer(strict).encode_prompt([{"role": "system", "content": "x"}, *USER])
+
+
+@pytest.mark.parametrize(
+    "trap",
+    [
+        "{% if 'canary' in messages[0]['content'] %}{{ raise_exception(messages[0]['content'][:20]) }}{% endif %}",
+        "{% if 'canary' in messages[0]['content'] %}{{ messages[0]['content'] + 1 }}{% endif %}",
+        "{{ 1 // (0 if 'canary' in messages[0]['content'] else 1) }}",
+    ],
+)
+def test_words_of_a_template_that_may_quote_the_prompt_are_not_told(trap: str) -> None:
+    tokenizer = chatml_tokenizer()
+    tokenizer.chat_template = trap + CHATML
+    chat = ChatTokenizer(tokenizer)
+    assert chat.encode_prompt(USER)
+    with pytest.raises(DataError, match="because of what a message holds") as caught:
+        chat.encode_prompt([{"role": "user", "content": "canary-canary"}])
+    assert "canary" not in str(caught.value)
+    assert caught.value.code == "WRPO-D021"

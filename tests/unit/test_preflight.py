@@ -13,7 +13,7 @@ from huggingface_hub import errors as hub_errors
 from tests.tiny import CHATML, chatml_tokenizer, headers_tokenizer, save_classifier, save_llama
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_file import parse_config
-from wrpo_ray.errors import ConfigError, DataError, Problem
+from wrpo_ray.errors import ConfigError, DataError, Problem, render
 from wrpo_ray.preflight import check_run, require_runnable
 
 Change = Callable[[Path], None]
@@ -112,6 +112,12 @@ ROPE = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
         (write("source/tokenizer.json", "{"), "sources.source.path", "tokenizer cannot be loaded"),
         (set_json("reward/config.json", architectures=["LlamaForCausalLM"]), "reward.path", "sequence classifier"),
         (set_json("reward/config.json", id2label={"0": "a", "1": "b"}), "reward.path", "this classifier has 2"),
+        (set_json("source/config.json", architectures=["LlamaForSequenceClassification"]), "sources.source.path",
+         "must be a language model"),
+        (set_json("target/config.json", architectures=["CLIPModel"]), "target.path", "must be a language model"),
+        (set_json("source/config.json", vocab_size=64), "sources.source.path", "embeddings for 64 tokens"),
+        (set_json("target/config.json", vocab_size=64), "target.path", "embeddings for 64 tokens"),
+        (set_json("reward/config.json", vocab_size=64), "reward.path", "embeddings for 64 tokens"),
         (write("train.jsonl", '{"prompt": ""}\n'), "train.jsonl, row 1", "the prompt is empty"),
         (write("held-out.jsonl", "[]\n"), "held-out.jsonl, row 1", "JSON object"),
     ],
@@ -142,6 +148,56 @@ def test_wrong_setting_is_one_problem(folder: Path, override: str, place: str, r
     problem = found(folder, override)
     assert problem.place == place
     assert rule in problem.rule
+
+
+def test_what_was_read_is_returned(folder: Path) -> None:
+    checked = require_runnable(config_of(folder))
+    assert checked.evaluation_prompts is not None
+    assert (len(checked.prompts.prompts), len(checked.evaluation_prompts.prompts)) == (20, 20)
+    assert require_runnable(config_of(folder, "evaluation=null")).evaluation_prompts is None
+
+
+def test_model_without_chat_template_is_told_before_anything_starts(folder: Path) -> None:
+    """P-12, letter by letter."""
+    (folder / "source/chat_template.jinja").unlink()
+    with pytest.raises(ConfigError) as caught:
+        require_runnable(config_of(folder))
+    assert render(caught.value) == (
+        f"error[WRPO-M004]: {folder}/source has no chat template (tokenizer_config.json, chat_template.jinja: not"
+        " found)\n"
+        "  --> sources.source.chat_template\n"
+        "   = value: null\n"
+        "help: set `sources.source.chat_template: path/to/template.jinja`, or choose an instruct model"
+    )
+    assert caught.value.exit_code == 2
+
+
+def test_more_embeddings_than_tokens_are_no_problem(folder: Path) -> None:
+    for name in ("source", "target", "reward"):
+        edit_json(folder / name / "config.json", vocab_size=512)
+    require_runnable(config_of(folder))
+
+
+def test_token_that_was_added_and_is_never_used_is_no_problem(folder: Path) -> None:
+    tokenizer = headers_tokenizer()
+    known = len(tokenizer)
+    tokenizer.add_tokens(["<|never used|>"])
+    tokenizer.save_pretrained(folder / "source")
+    edit_json(folder / "source/config.json", vocab_size=known)
+    require_runnable(config_of(folder))
+    tokenizer.pad_token = "<|never used|>"
+    tokenizer.save_pretrained(folder / "source")
+    assert found(folder).code == "WRPO-M016"
+
+
+def test_one_of_several_weight_files_is_missing(folder: Path) -> None:
+    weights = {f"layer.{number}": f"model-{number + 1:05d}-of-00003.safetensors" for number in range(3)}
+    (folder / "target/model.safetensors.index.json").write_text(json.dumps({"weight_map": weights}))
+    for name in list(weights.values())[:2]:
+        shutil.copy(folder / "target/model.safetensors", folder / "target" / name)
+    problem = found(folder)
+    assert problem.code == "WRPO-M005"
+    assert "1 of 3 files of weights are missing, the first is model-00003-of-00003.safetensors" in problem.rule
 
 
 def test_training_prompts_are_not_held_out(folder: Path) -> None:

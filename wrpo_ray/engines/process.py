@@ -16,7 +16,10 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from wrpo_ray.redaction import redacted
+
 _TAIL_LINES = 80
+_MAX_LINE_BYTES = 2**14
 _MAX_ERROR_CHARACTERS = 400
 _POLL_S = 0.2
 _CLOSE_S = 15.0
@@ -80,30 +83,27 @@ class EngineProcess:
             except (EOFError, OSError):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._child.wait(timeout=_LAST_WORDS_S)
-                self._end()
+                self.kill()
                 raise EngineDiedError(self._last_words()) from None
             if self._child.poll() is not None and not self._connection.poll(0):
-                self._end()
+                self.kill()
                 raise EngineDiedError(self._last_words())
             if time.monotonic() >= deadline:
                 return None
-
-    def kill(self) -> None:
-        """End the child and everything that it started, at once."""
-        self._end()
 
     def close(self) -> None:
         """Let the engine shut down, then end what is left of it."""
         self.send(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=_CLOSE_S)
-        self._end()
+        self.kill()
 
     def reason(self, text: str) -> str:
         """Return `text`, or the first-hand error from the child's output when `text` only points at it."""
         return (_SECOND_HAND.search(text) and _own_error(self._tail)) or shortened(text)
 
-    def _end(self) -> None:
+    def kill(self) -> None:
+        """End the child and everything that it started, at once."""
         if self._life is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -117,8 +117,9 @@ class EngineProcess:
     def _keep_tail(self) -> None:
         assert self._child.stdout is not None
         with self._child.stdout as stream:
-            for line in stream:
-                text = line.decode("utf-8", errors="replace").rstrip()
+            # A progress bar may write for ever without ending its line.
+            while line := stream.readline(_MAX_LINE_BYTES):
+                text = redacted(line.decode("utf-8", errors="replace").rstrip())
                 self._tail.append(text)
                 print(text, file=sys.stderr, flush=True)
 
@@ -139,6 +140,6 @@ def _own_error(lines: deque[str]) -> str | None:
 
 
 def shortened(text: str) -> str:
-    """Return `text` as one line of at most 400 characters."""
-    line = " ".join(text.split())
+    """Return `text` as one line of at most 400 characters, without secrets."""
+    line = redacted(" ".join(text.split()))
     return line if len(line) <= _MAX_ERROR_CHARACTERS else line[:_MAX_ERROR_CHARACTERS] + "..."

@@ -16,9 +16,10 @@ from wrpo_ray.config import (
     TransformersRewardConfig,
     VllmRewardConfig,
 )
-from wrpo_ray.errors import Problem
-from wrpo_ray.models import is_local
+from wrpo_ray.errors import ModelError, Problem, StorageError
+from wrpo_ray.models import in_object_store, is_local, local_model
 from wrpo_ray.prompt_files import shown
+from wrpo_ray.storage.location import locate
 
 _SAFETENSORS_INDEX = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -38,7 +39,7 @@ class ModelFacts:
     config: dict[str, Any]
     names: frozenset[str]
     is_whole: bool
-    """Whether every file lies in `folder`; a hub model's weights may still have to be fetched."""
+    """Whether every small file lies in `folder`; those of a hub model may still have to be fetched."""
 
     @property
     def text_config(self) -> dict[str, Any]:
@@ -55,6 +56,8 @@ class ModelFacts:
 
 def locate_model(place: str, files: ModelFiles) -> ModelFacts | Problem:
     """Return the facts of a model folder or hub model, or the reason why there are none."""
+    if in_object_store(files.path):
+        return _locate_in_store(place, files)
     if not is_local(files.path):
         return _locate_on_hub(place, files)
     folder = Path(files.path).expanduser()
@@ -68,6 +71,17 @@ def locate_model(place: str, files: ModelFiles) -> ModelFacts | Problem:
         fix = "name a folder in Hugging Face format"
         return Problem(f"{place}.path", files.path, "the folder holds no config.json", fix, "WRPO-M003")
     return _facts(place, files, folder, frozenset(path.name for path in folder.iterdir()), is_whole=True)
+
+
+def _locate_in_store(place: str, files: ModelFiles) -> ModelFacts | Problem:
+    """Fetch a model's small files from an object store; the names of its weights are enough here."""
+    try:
+        folder = Path(local_model(files.path, with_weights=False))
+        root = locate(files.path)
+        names = frozenset(entry.relative_to(root) for entry in root.walk())
+    except (ModelError, StorageError) as error:
+        return Problem(f"{place}.path", files.path, error.message, error.help or "correct the path", error.code)
+    return _facts(place, files, folder, names, is_whole=True)
 
 
 def _locate_on_hub(place: str, files: ModelFiles) -> ModelFacts | Problem:
@@ -87,10 +101,8 @@ def _locate_on_hub(place: str, files: ModelFiles) -> ModelFacts | Problem:
         return Problem(
             f"{place}.revision", str(files.revision), "no such revision on the hub", "correct it", "WRPO-M011"
         )
-    except hub_errors.LocalEntryNotFoundError:
-        rule = "no such folder, and the hub's copy is neither cached nor within reach"
-        fix = f"correct the path, or fetch it where there is a network: hf download {files.path}"
-        return Problem(f"{place}.path", files.path, rule, fix, "WRPO-M013")
+    except hub_errors.LocalEntryNotFoundError as error:
+        return _out_of_reach(f"{place}.path", files, error)
     except hub_errors.EntryNotFoundError:
         rule = "the hub model holds no config.json"
         return Problem(f"{place}.path", files.path, rule, "name another model", "WRPO-M003")
@@ -100,12 +112,26 @@ def _locate_on_hub(place: str, files: ModelFiles) -> ModelFacts | Problem:
             f"{place}.path", files.path, rule, "correct the path, or log in with `hf auth login`", "WRPO-M011"
         )
     except OSError as error:
-        rule = f"the hub does not answer: {shown(str(error))}"
-        return Problem(f"{place}.path", files.path, rule, "try again later", "WRPO-M013")
+        return _out_of_reach(f"{place}.path", files, error)
     names = _names_on_hub(files)
     if names is None:
         return _facts(place, files, folder, frozenset(path.name for path in folder.iterdir()), is_whole=True)
     return _facts(place, files, folder, names, is_whole=False)
+
+
+def _out_of_reach(field: str, files: ModelFiles, error: BaseException) -> Problem:
+    """Return why a model is neither cached nor fetched: the hub's answer if there was one."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    status = getattr(response, "status_code", None)
+    if status in (401, 403):
+        rule = f"the hub refuses access (HTTP {status})"
+        fix = "correct the token in HF_TOKEN or log in with `hf auth login`; the account needs access to this model"
+        return Problem(field, files.path, rule, fix, "WRPO-M012")
+    if status is not None:
+        return Problem(field, files.path, f"the hub answers HTTP {status}", "try again later", "WRPO-M013")
+    rule = "no such folder, and the hub's copy is neither cached nor within reach"
+    fix = f"correct the path, or fetch it where there is a network: hf download {files.path}"
+    return Problem(field, files.path, rule, fix, "WRPO-M013")
 
 
 def _names_on_hub(files: ModelFiles) -> frozenset[str] | None:
@@ -135,7 +161,7 @@ def check_weights(place: str, facts: ModelFacts) -> Iterator[Problem]:
     """Yield a problem unless the model has all its weights as safetensors."""
     path = f"{place}.path"
     if _SAFETENSORS_INDEX in facts.names:
-        if facts.is_whole:
+        if (facts.folder / _SAFETENSORS_INDEX).is_file():
             yield from _check_shards(path, facts)
         return
     if any(name.endswith(".safetensors") for name in facts.names):

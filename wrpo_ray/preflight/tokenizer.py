@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import jinja2
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import ModelFiles
-from wrpo_ray.errors import DataError, ModelError, Problem
+from wrpo_ray.errors import DataError, ModelError, Problem, StorageError
 from wrpo_ray.models import tokenizer_of
 from wrpo_ray.preflight.model_folder import ModelFacts
 from wrpo_ray.prompt_files import shown
+from wrpo_ray.storage.location import locate
 
 _LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
 _GREETING = [{"role": "user", "content": "Hello"}]
@@ -78,8 +78,8 @@ def _check_template_file(place: str, files: ModelFiles) -> Problem | None:
         return None
     field = f"{place}.chat_template"
     try:
-        text = Path(files.chat_template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = locate(files.chat_template).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError, StorageError) as error:
         rule = f"the template file cannot be read: {error}"
         return Problem(field, files.chat_template, rule, "correct the path", "WRPO-M015")
     return _check_syntax(field, files.chat_template, text)

@@ -38,6 +38,11 @@ class Measured:
         return (self.num_bytes, self.sha256) == (entry.num_bytes, entry.sha256)
 
 
+def changed_bytes(found: Measured, entry: FileEntry) -> str:
+    """Return in words that a file is not the one that was written."""
+    return f"changed: {found.num_bytes:,} bytes, {entry.num_bytes:,} were written"
+
+
 def measure(place: Location, parquet: bool) -> Measured | None:
     """Return what lies at `place`, read whole, or None when nothing does; memory stays small for large model files.
 

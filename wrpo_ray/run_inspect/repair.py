@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from wrpo_ray.run_inspect.findings import Finding, RunReport, StepReport, shard_of_file
-from wrpo_ray.run_inspect.verify import DAMAGED_MANIFEST, recorded_contents
+from wrpo_ray.run_inspect.manifest_checks import recorded_contents
+from wrpo_ray.run_inspect.verify import DAMAGED_MANIFEST
 from wrpo_ray.run_state import Contents, PlannedStep
 from wrpo_ray.run_state.contents import commit_place, read_contents
 from wrpo_ray.run_state.records import PLAN

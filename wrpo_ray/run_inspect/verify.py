@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
 
-from wrpo_ray.run_inspect.files import Measured, measure
+from wrpo_ray.run_inspect.checkpoint_checks import checkpoint_findings
+from wrpo_ray.run_inspect.files import Measured, changed_bytes, measure
 from wrpo_ray.run_inspect.findings import Finding, Kind, RunReport, StepReport, shard_number, shard_of_file
 from wrpo_ray.run_inspect.ledger_checks import affected_rows, check_ledger
+from wrpo_ray.run_inspect.manifest_checks import made_from, manifest_findings
 from wrpo_ray.run_state import METRICS, PROGRESS, QUARANTINE, Contents, Damage, PlannedStep, RunState
 from wrpo_ray.run_state.contents import commit_place, read_contents
 from wrpo_ray.run_state.records import PLAN, attempt, read_submission, submission_places
-from wrpo_ray.steps import Step
 from wrpo_ray.storage.location import Location
-from wrpo_ray.storage.manifest import MANIFEST, FileEntry, Manifest, RunLayout
+from wrpo_ray.storage.manifest import MANIFEST, FileEntry, RunLayout
 from wrpo_ray.storage.stores import is_temporary
 
 _NUM_FILES_AT_ONCE = 8
@@ -59,12 +56,12 @@ def _verify_step(
     findings = [_of_damage(contents, damage) for damage in contents.damages]
     findings += _file_findings(contents, measured)
     if contents.manifest is not None:
-        findings += _manifest_findings(contents.manifest, step, planned, contents.folder)
-        findings += _made_from(contents.manifest, step, all_contents, contents.folder)
+        findings += manifest_findings(contents.manifest, step, planned, contents.folder)
+        findings += made_from(contents.manifest, step, all_contents, contents.folder)
     if contents.is_ledger:
         findings += check_ledger(contents, measured)
     if not live:
-        findings += _checkpoint_findings(contents)
+        findings += checkpoint_findings(contents)
     present = [found for found in measured.values() if found is not None]
     num_bytes = sum(found.num_bytes for found in present)
     warnings = tuple(_warnings(step, contents, all_contents, live))
@@ -129,7 +126,7 @@ def _file_findings(contents: Contents, measured: Mapping[str, Measured | None]) 
 
 def _difference(found: Measured, entry: FileEntry) -> tuple[str, str] | None:
     if not found.is_entry(entry):
-        return f"changed: {found.num_bytes:,} bytes, {entry.num_bytes:,} were written", _CHANGED
+        return changed_bytes(found, entry), _CHANGED
     if found.problem is not None:
         return found.problem, _NO_PARQUET
     if entry.num_rows is not None and found.num_rows != entry.num_rows:
@@ -149,100 +146,6 @@ def _file_finding(contents: Contents, kind: Kind, entry: FileEntry, found: Measu
         kind = "quarantine"
     affected = affected_rows(contents, shard) or ("" if entry.num_rows is None else f"{entry.num_rows} rows")
     return Finding(kind, str(place), reason, code, entry.sha256, found.sha256, shard, affected)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Input:
-    fingerprint: str
-
-
-def _manifest_findings(
-    manifest: Manifest, step: PlannedStep, planned: Sequence[PlannedStep], folder: Location
-) -> Iterator[Finding]:
-    """A fingerprint follows from identity and inputs, so it tells when one of the three was changed."""
-    of = functools.partial(Finding, "manifest", str(folder / MANIFEST), code=_MANIFEST_CODE)
-    inputs = cast("tuple[Step, ...]", tuple(map(_Input, manifest.inputs.values())))
-    computed = Step(manifest.step, manifest.identity, inputs, cast("Any", None)).fingerprint
-    if (manifest.step, manifest.fingerprint) != (step.name, step.fingerprint):
-        yield of(reason=f"it is of step {manifest.step} {manifest.fingerprint}, in the folder of {step.name}")
-    elif computed != step.fingerprint:
-        yield of(reason=f"its identity and inputs give the fingerprint {computed}, not {step.fingerprint}")
-    fingerprints = {other.name: other.fingerprint for other in planned}
-    expected = {name: fingerprints[name] for name in step.inputs}
-    if dict(manifest.inputs) != expected:
-        differing = sorted(
-            name for name in {*expected, *manifest.inputs} if expected.get(name) != manifest.inputs.get(name)
-        )
-        yield of(reason=f"it was made from other inputs than the run's: {', '.join(differing)}")
-
-
-def recorded_contents(manifest: Manifest) -> Mapping[str, str]:
-    """Return the content digests of the inputs that a step was made from, as its manifest notes them."""
-    return getattr(manifest, "input_contents", {})
-
-
-def content_digest(manifest: Manifest) -> str:
-    """Return one hash over the bytes that later steps read of a finished step."""
-    lines = [
-        f"{entry.path} {entry.sha256}" for entry in manifest.files if not entry.path.startswith((QUARANTINE, METRICS))
-    ]
-    return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8")).hexdigest()
-
-
-def _made_from(
-    manifest: Manifest, step: PlannedStep, all_contents: Mapping[str, Contents], folder: Location
-) -> Iterator[Finding]:
-    recorded = recorded_contents(manifest)
-    for name in step.inputs:
-        current = all_contents[name].manifest
-        if current is None or name not in recorded:
-            continue
-        digest = content_digest(current)
-        if digest != recorded[name]:
-            yield Finding(
-                "made_from", str(folder / MANIFEST), f"step {step.name} was made from other files of step {name} than"
-                " lie there now", _MADE_FROM, recorded[name], digest, affected=f"all of step {step.name}",
-            )  # fmt: skip
-
-
-def _checkpoint_findings(contents: Contents) -> Iterator[Finding]:
-    """Check the checkpoints of unfinished training; training itself skips a damaged one for the one before it."""
-    for name in sorted(contents.names):
-        if not (name.startswith("scratch/") and name.endswith(_CHECKPOINT)):
-            continue
-        marker, folder = contents.folder / name, contents.folder / name.removesuffix(_CHECKPOINT)
-        step = f"optimizer steps up to {folder.name}"
-        try:
-            files = _checkpoint_files(marker)
-        except (ValueError, KeyError, TypeError) as error:
-            yield Finding(
-                "checkpoint", str(marker), f"not the record that was written: {error}", _CHANGED, affected=step
-            )
-            continue
-        for entry in files:
-            found = measure(folder / entry.path, parquet=False)
-            if found is None:
-                yield Finding("checkpoint", str(folder / entry.path), "missing", _MISSING, entry.sha256, affected=step)
-            elif reason := _difference(found, entry):
-                yield Finding(
-                    "checkpoint",
-                    str(folder / entry.path),
-                    reason[0],
-                    _CHANGED,
-                    entry.sha256,
-                    found.sha256,
-                    affected=step,
-                )
-
-
-def _checkpoint_files(marker: Location) -> list[FileEntry]:
-    """Return the files that a checkpoint's marker lists; raises ValueError when its own hash does not fit."""
-    raw = json.loads(marker.read_bytes())
-    record = {name: value for name, value in raw.items() if name != "sha256"}
-    text = json.dumps(record, sort_keys=True, ensure_ascii=True)
-    if hashlib.sha256(text.encode("ascii")).hexdigest() != raw["sha256"]:
-        raise ValueError("its own hash is another one")
-    return [FileEntry(**entry) for entry in raw["files"]]
 
 
 def _warnings(step: PlannedStep, contents: Contents, all_contents: Mapping[str, Contents], live: bool) -> Iterator[str]:

@@ -1,0 +1,71 @@
+"""A manifest against the run: is it this step's, and was the step made from what its inputs are now?"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from wrpo_ray.run_inspect.findings import Finding
+from wrpo_ray.run_state import METRICS, QUARANTINE, Contents, PlannedStep
+from wrpo_ray.steps import Step
+from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.manifest import MANIFEST, Manifest
+
+_MANIFEST_CODE, _MADE_FROM = "WRPO-S011", "WRPO-S033"
+
+
+@dataclass(frozen=True)
+class _Input:
+    fingerprint: str
+
+
+def manifest_findings(
+    manifest: Manifest, step: PlannedStep, planned: Sequence[PlannedStep], folder: Location
+) -> Iterator[Finding]:
+    """A fingerprint follows from identity and inputs, so it tells when one of the three was changed."""
+    of = functools.partial(Finding, "manifest", str(folder / MANIFEST), code=_MANIFEST_CODE)
+    inputs = cast("tuple[Step, ...]", tuple(map(_Input, manifest.inputs.values())))
+    computed = Step(manifest.step, manifest.identity, inputs, cast("Any", None)).fingerprint
+    if (manifest.step, manifest.fingerprint) != (step.name, step.fingerprint):
+        yield of(reason=f"it is of step {manifest.step} {manifest.fingerprint}, in the folder of {step.name}")
+    elif computed != step.fingerprint:
+        yield of(reason=f"its identity and inputs give the fingerprint {computed}, not {step.fingerprint}")
+    fingerprints = {other.name: other.fingerprint for other in planned}
+    expected = {name: fingerprints[name] for name in step.inputs}
+    if dict(manifest.inputs) != expected:
+        differing = sorted(
+            name for name in {*expected, *manifest.inputs} if expected.get(name) != manifest.inputs.get(name)
+        )
+        yield of(reason=f"it was made from other inputs than the run's: {', '.join(differing)}")
+
+
+def recorded_contents(manifest: Manifest) -> Mapping[str, str]:
+    """Return the content digests of the inputs that a step was made from, as its manifest notes them."""
+    return getattr(manifest, "input_contents", {})
+
+
+def content_digest(manifest: Manifest) -> str:
+    """Return one hash over the bytes that later steps read of a finished step."""
+    lines = [
+        f"{entry.path} {entry.sha256}" for entry in manifest.files if not entry.path.startswith((QUARANTINE, METRICS))
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8")).hexdigest()
+
+
+def made_from(
+    manifest: Manifest, step: PlannedStep, all_contents: Mapping[str, Contents], folder: Location
+) -> Iterator[Finding]:
+    recorded = recorded_contents(manifest)
+    for name in step.inputs:
+        current = all_contents[name].manifest
+        if current is None or name not in recorded:
+            continue
+        digest = content_digest(current)
+        if digest != recorded[name]:
+            yield Finding(
+                "made_from", str(folder / MANIFEST), f"step {step.name} was made from other files of step {name} than"
+                " lie there now", _MADE_FROM, recorded[name], digest, affected=f"all of step {step.name}",
+            )  # fmt: skip
