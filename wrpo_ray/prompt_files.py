@@ -45,7 +45,7 @@ class FileRow:
 
 def read_rows(path: str, columns: Sequence[str]) -> Iterator[FileRow | Problem]:
     """Yield the rows of a file or folder with `columns` alone, and a Problem for everything that cannot be read."""
-    files = _find_files(Path(path).expanduser())
+    files = _not_here(path) or _find_files(Path(path).expanduser())
     if isinstance(files, Problem):
         yield files
         return
@@ -75,6 +75,13 @@ def column_hint(column: str, known: Sequence[str]) -> str:
     """Return the fix for a column that is not there."""
     close = difflib.get_close_matches(column, known, n=1, cutoff=0.5)
     return f"did you mean `{close[0]}`?" if close else f"columns here: {', '.join(known) or 'none'}"
+
+
+def _not_here(path: str) -> Problem | None:
+    if "://" not in path:
+        return None
+    rule = "prompts are read from a file system, not from an object store or the web"
+    return Problem(path, path.partition("://")[0], rule, "copy them to a path that the driver sees", "WRPO-D002")
 
 
 def _find_files(path: Path) -> list[Path] | Problem:

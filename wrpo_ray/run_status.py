@@ -35,7 +35,7 @@ def damaged_run(folder: str, damages: Sequence[Damage]) -> StorageError:
     lines = [f"{damage.path}: {damage.reason}" for damage in damages[:_MAX_DAMAGE_SHOWN]]
     more = [f"and {len(damages) - _MAX_DAMAGE_SHOWN} more"] if len(damages) > _MAX_DAMAGE_SHOWN else []
     return StorageError(
-        "\n".join([f"run {folder} is damaged: {_plural(len(damages), 'file')}", *lines, *more]), code="WRPO-S031",
+        "\n".join([f"run {folder} is damaged: {counted_noun(len(damages), 'file')}", *lines, *more]), code="WRPO-S031",
         help=f"`wrpo-ray inspect {folder}` checks every file; with --repair it removes what does not verify",
     )  # fmt: skip
 
@@ -87,7 +87,7 @@ def _rows(steps: Iterable[StepState]) -> list[tuple[str, ...]]:
                 done(step),
                 "" if step.rows is None else f"{step.rows:,}",
                 f"{sum(step.quarantined.values()):,}" if step.quarantined else "",
-                "" if step.pace.rate is None else f"{step.pace.rate:.3g}",
+                "" if step.pace.rate is None else _rate(step.pace.rate),
                 _left(step),
             )
             for step in steps
@@ -102,6 +102,10 @@ def done(step: StepState) -> str:
     if step.shards_done is not None:
         return f"{step.shards_done:,} of {'?' if step.shards_planned is None else f'{step.shards_planned:,}'} shards"
     return ""
+
+
+def _rate(rows_per_s: float) -> str:
+    return f"{rows_per_s:,.0f}" if rows_per_s >= 100 else f"{rows_per_s:.3g}"
 
 
 def _left(step: StepState) -> str:
@@ -157,8 +161,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def duration(seconds: float) -> str:
     """Return seconds in the two largest units that say something."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"
@@ -168,7 +172,8 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def _plural(count: int, noun: str) -> str:
+def counted_noun(count: int, noun: str) -> str:
+    """Return "1 file", "2 files"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 

@@ -94,7 +94,7 @@ class Position:
 
 def position_of(text: str, path: tuple[str | int, ...]) -> Position | None:
     """Return where the key or list item at `path`, or else its nearest existing parent, stands in the YAML `text`."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     position = None
     for part in path:
         found = _child(node, part)

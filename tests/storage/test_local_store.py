@@ -60,7 +60,7 @@ def test_without_hard_links_nothing_can_be_created(
 
 def test_probe_names_a_place_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="cannot create .*file/runs"):
+    with pytest.raises(StorageError, match=r"cannot create .*file/runs"):
         probe(locate(tmp_path / "file" / "runs"))
     monkeypatch.setattr(Path, "open", fail_with(errno.EROFS))
     with pytest.raises(StorageError, match="Read-only file system"):
@@ -81,7 +81,7 @@ def test_a_link_whose_first_answer_was_lost_is_our_own(tmp_path: Path, monkeypat
 def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """os.walk says nothing of such a folder; a listing without it would make finished work look undone."""
     monkeypatch.setattr(os, "scandir", fail_with(errno.EACCES))
-    with pytest.raises(StorageError, match="cannot list .*Permission denied"):
+    with pytest.raises(StorageError, match=r"cannot list .*Permission denied"):
         LocalStore().list(str(tmp_path))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -216,6 +217,15 @@ class TestFailingStore:
         with s3.failing(Fault(kind)), ThreadPoolExecutor(len(calls)) as pool:
             list(pool.map(check, calls))
         assert not (tmp_path / "copy").exists()
+
+    def test_each_retry_is_logged_with_place_reason_and_wait(
+        self, s3: S3Server, bucket: Location, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO), s3.failing(Fault("slow_down", times=3)):
+            (bucket / "x").write_bytes(b"1")
+        pattern = rf"storage: write {bucket}/x failed \(.*503.*SlowDown.*\); try \d in 0\.\d s, giving up in \d+ s"
+        assert [bool(re.fullmatch(pattern, message)) for message in caplog.messages] == [True] * 3
+        assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING"]
 
     def test_create_finds_its_own_success_after_a_lost_reply(self, s3: S3Server, bucket: Location) -> None:
         for kind in ("lost_reply", "lost_reply_500"):

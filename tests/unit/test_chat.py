@@ -120,7 +120,7 @@ def test_refusals_name_the_cause() -> None:
     strict.chat_template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     )
-    with pytest.raises(DataError, match="refuses .*: TemplateError: no system"):
+    with pytest.raises(DataError, match=r"refuses .*: TemplateError: no system"):
         ChatTokenizer(strict).encode_prompt([{"role": "system", "content": "x"}, *USER])
 
 

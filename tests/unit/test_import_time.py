@@ -17,7 +17,9 @@ print(seconds, *heavy)
 """
 
 
-@pytest.mark.parametrize("module", ["config_file", "schema", "storage", "steps", "prompts", "cli", "doctor"])
+@pytest.mark.parametrize(
+    "module", ["config_file", "schema", "storage", "steps", "prompts", "cli", "doctor", "console", "error_codes"]
+)
 def test_module_is_light(module: str) -> None:
     program = PROGRAM.format(module=f"wrpo_ray.{module}", heavy=HEAVY)
     # The second run: the first one may have to write byte code.

@@ -250,6 +250,12 @@ def test_nothing_to_read(tmp_path: Path, name: str) -> None:
     assert str(tmp_path / name) in only_problem(tmp_path / name)
 
 
+def test_prompts_in_an_object_store() -> None:
+    (problem,) = check_prompts(PromptsConfig(path="s3://bucket/prompts.parquet"))
+    assert problem.code == "WRPO-D002"
+    assert "read from a file system" in problem.rule
+
+
 def test_file_without_rows(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text("\n")
     assert "at least one prompt" in only_problem(tmp_path / "p.jsonl")

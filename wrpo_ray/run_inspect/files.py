@@ -40,7 +40,9 @@ class Measured:
 
 def changed_bytes(found: Measured, entry: FileEntry) -> str:
     """Return in words that a file is not the one that was written."""
-    return f"changed: {found.num_bytes:,} bytes, {entry.num_bytes:,} were written"
+    if found.num_bytes == entry.num_bytes:
+        return "changed after it was written: its size is the same, its SHA-256 is not"
+    return f"changed after it was written: {found.num_bytes:,} bytes instead of {entry.num_bytes:,}"
 
 
 def measure(place: Location, parquet: bool) -> Measured | None:

@@ -10,7 +10,7 @@ from typing import Any
 from wrpo_ray.run_inspect.findings import Finding, RunReport, StepReport
 from wrpo_ray.run_inspect.repair import Removal
 from wrpo_ray.run_state import StepState
-from wrpo_ray.run_status import table
+from wrpo_ray.run_status import counted_noun, table
 
 _MAX_SHOWN = 50
 
@@ -36,7 +36,7 @@ def _rows(report: RunReport, states: dict[str, StepState]) -> Iterator[tuple[str
             checked.step.name,
             checked.step.fingerprint,
             states[checked.step.name].phase,
-            f"{checked.num_files} files, {size(checked.num_bytes)}" if checked.num_files else "",
+            f"{counted_noun(checked.num_files, 'file')}, {size(checked.num_bytes)}" if checked.num_files else "",
             f"{count} damaged" if count else ("whole" if checked.num_files else ""),
         )
 

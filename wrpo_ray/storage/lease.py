@@ -35,6 +35,7 @@ _MAX_HEARTBEAT_INTERVAL_S = 3.0
 _HEARTBEATS_PER_TIMEOUT = 4
 _LOG_EVERY_S = 10.0
 _STOP_WAIT_S = 1.0
+_RACE_WAIT_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,8 @@ def acquire(leases: Location, timeout_s: float, clock: Clock) -> Lease:
         if create_record(leases, record):
             log.info("this driver holds %s (epoch %d)", _run_name(leases), record.epoch)
             return Lease(leases, record, clock, last_beat=started)
+        # Somebody was faster; a listing may take a moment to show it.
+        clock.sleep(_RACE_WAIT_S)
 
 
 def _wait_for_end(leases: Location, held_by: Record, clock: Clock) -> None:
