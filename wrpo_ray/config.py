@@ -241,7 +241,7 @@ class FaultsConfig(Frozen):
     """Starts of an engine in a row that may fail before its model counts as unusable."""
     engine_start_timeout_s: PositiveFloat = 1800.0
     """Loading and compiling of a model may take this long."""
-    stall_timeout_s: PositiveFloat = 600.0
+    stall_timeout_s: PositiveFloat = 180.0
     """An engine that works but finishes no step for this long is taken for hung and replaced."""
     no_progress_timeout_s: PositiveFloat = 7200.0
     """Ray Data stops a step in which no shard ends for this long; nodes that are slow to come count too."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import select
 import sys
 import tempfile
 import time
@@ -32,7 +34,10 @@ def run_command(function: Callable[[], int], debug: bool = False) -> int:
     """
     boundary = _Boundary(debug)
     with boundary:
-        return function()
+        exit_code = function()
+        # What is still buffered belongs to the function: a full disk or a closed pipe is noticed here or never.
+        sys.stdout.flush()
+        return exit_code
     return boundary.exit_code
 
 
@@ -58,6 +63,9 @@ class _Boundary:
     ) -> bool:
         if not isinstance(error, Exception | KeyboardInterrupt):
             return False
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            self.exit_code = InterruptedRunError.exit_code
+            return True
         if self.debug:
             _show(redacted("".join(traceback.format_exception(error))))
         known = _known(error)
@@ -71,6 +79,20 @@ class _Boundary:
 
 def _show(text: str) -> None:
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr, flush=True)
+
+
+def _nobody_reads() -> bool:
+    """Tell whether stdout leads nowhere any more (`... | head`), and let Python end without complaining about it."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
 
 
 def _known(error: BaseException) -> WrpoError | None:

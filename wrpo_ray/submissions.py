@@ -59,7 +59,7 @@ def record(folder: Location, entry: Mapping[str, Any]) -> None:
     for number in range(first, first + 1000):
         if (folder / f"{number:06d}.json").create_json(entry):
             return
-    raise StorageError(f"{folder} takes no new record: 1000 numbers were taken at once", code="WRPO-S021")
+    raise StorageError(f"{folder} takes no new record: 1000 numbers were taken at once", code="WRPO-S024")
 
 
 def require_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], run: str) -> None:

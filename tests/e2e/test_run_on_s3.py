@@ -1,4 +1,4 @@
-"""The whole smoke run with its folder in an S3 bucket: real engines, real training, a server that fails now and then."""
+"""The whole smoke run in an S3 bucket: real engines, real training, a server that fails now and then."""
 
 from __future__ import annotations
 

@@ -120,6 +120,7 @@ class LedgerMachine(RuleBasedStateMachine):
         holders = [other.lease for other in self.drivers.values() if other.lease and self.holds(other)]
         self.time.beating = holders if others_beat else []
         began = self.time.seconds
+        alive = others_beat and any(began - lease.last_beat <= TIMEOUT_S for lease in holders)
         try:
             clock = Clock(self.time.monotonic, self.time.sleep)
             driver.lease = acquire(self.layout(driver).leases, TIMEOUT_S, clock)
@@ -130,7 +131,7 @@ class LedgerMachine(RuleBasedStateMachine):
         finally:
             waited_s, self.time.beating = self.time.seconds - began, []
         self.seen["epoch taken" if self.released else "epoch taken over"] += 1
-        assert self.released or not (holders and others_beat), "a live owner was taken over"
+        assert not alive, "a live owner was taken over"
         assert waited_s == 0 or not self.released
         self.epoch, self.released = self.epoch + 1, False
         assert driver.lease.epoch == self.epoch
@@ -186,7 +187,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.write(driver, stage, shard.number)
         self.finish_stage(slot, stage)
 
-    @rule(slot=_slots, stage=_stages, number=_numbers, mode=_crashes, at=st.integers(0, 5))
+    @rule(slot=_slots, stage=_stages, number=_numbers, mode=_crashes, at=st.integers(0, 3))
     def write_attempt(self, slot: int, stage: str, number: int, mode: Mode, at: int) -> None:
         """A commit that ends half-way: the process dies there, or its call fails and it gives up."""
         driver = self.drivers.get(slot)
@@ -228,17 +229,18 @@ class LedgerMachine(RuleBasedStateMachine):
         self.time.sleep(seconds)
 
     @precondition(lambda self: self.epoch > 0 and not self.released)
-    @rule(slot=_slots)
-    def takeover(self, slot: int) -> None:
-        """The holder sleeps for too long; a new process goes on, the old one is still there."""
-        sleeper = next((other for other in self.drivers.values() if self.holds(other)), None)
-        if sleeper is self.drivers.get(slot):
+    @rule(slot=_slots, stage=_stages)
+    def takeover(self, slot: int, stage: str) -> None:
+        """The holder sleeps for too long; a new process goes on; the old one wakes up and would end the stage."""
+        sleeper = next((place for place, other in self.drivers.items() if self.holds(other)), None)
+        if sleeper == slot:
             return
         self.open_run(slot)
         self.acquire(slot, others_beat=False)
         if sleeper is not None:
             with pytest.raises(LeaseError):
-                sleeper.check()
+                self.drivers[sleeper].check()
+            self.work(sleeper, stage)
 
     @rule(slot=_slots, stage=_stages)
     def finish_stage(self, slot: int, stage: str) -> None:
@@ -370,11 +372,11 @@ def test_no_order_of_events_breaks_a_promise() -> None:
     run_state_machine_as_test(
         LedgerMachine,
         settings=settings(
-            derandomize=True, max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=_slow
+            derandomize=True, max_examples=250, stateful_step_count=40, deadline=None, suppress_health_check=_slow
         ),
     )
     # Rules that only ever return early would prove nothing.
-    rare = {event: LedgerMachine.seen[event] for event in EVENTS if LedgerMachine.seen[event] < 10}
+    rare = {event: LedgerMachine.seen[event] for event in EVENTS if LedgerMachine.seen[event] < 5}
     assert not rare, LedgerMachine.seen
     assert LedgerMachine.seen.keys() <= EVENTS
 

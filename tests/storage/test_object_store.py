@@ -387,6 +387,13 @@ class TestSecrets:
         assert b"CANARY" not in pickle.dumps(store)
 
 
+def test_the_endpoint_for_s3_alone_goes_first(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = s3.new_bucket()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)
+    probe(Location(ObjectStore(f"s3://{bucket}", _QUICK), "runs"))
+
+
 def test_one_store_per_bucket_and_process(s3: S3Server) -> None:
     assert object_store("s3://bucket1") is object_store("s3://bucket1")
     assert object_store("s3://bucket1") != object_store("s3://bucket2")

@@ -134,6 +134,19 @@ def test_text_that_is_no_unicode_can_be_shown(capsys: pytest.CaptureFixture[str]
     assert "half \\ud800 a pair" in capsys.readouterr().err
 
 
+def test_reader_of_the_output_that_goes_away_is_no_bug(tmp_path: Path) -> None:
+    body = 'sys.exit(run_command(lambda: print("x" * 10**6) or 0))'
+    command = f"'{sys.executable}' -c '{PROGRAM.format(body=body)}' | true; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stderr) == (7, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_broken_pipe_to_another_process_is_not_taken_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(raising(BrokenPipeError("to an engine"))) == 70
+
+
 PROGRAM = """
 import sys
 from wrpo_ray.console import run_command, start_logging

@@ -213,6 +213,11 @@ RUNNING = {
         "The disk failed; this says nothing about the checkpoint itself.",
         "Repair the disk, or remove that checkpoint to go on from the one before it.",
     ),
+    "WRPO-S024": Entry(
+        "no number is left for a new record",
+        "Other drivers took every number that was tried for the record of this start.",
+        "Make sure that one driver works on the run, and run the same command again.",
+    ),
     "WRPO-S030": Entry(
         "a record of the run cannot be read",
         "A submission or other small file is not what was written.",

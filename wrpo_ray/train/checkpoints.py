@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from wrpo_ray.errors import StorageError
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.train.ranks import Ranks
-
-log = logging.getLogger(__name__)
 
 MARKER = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8,})-[0-9a-z]+")
@@ -138,7 +135,6 @@ def open_newest(root: Location, ranks: Ranks, node_folder: Path) -> Opened:
                 opened = Opened(checkpoint, path, tuple(skipped))
                 break
             reason = "; ".join(problems)
-        log.warning("checkpoint %s is skipped: %s", name, reason)
         skipped.append(Skipped(name, reason))
     if ranks.rank == 0:
         for damaged in skipped:

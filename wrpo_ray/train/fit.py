@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import tempfile
 import uuid
@@ -23,6 +24,7 @@ _MAX_PREEMPTIONS = 1000
 # Ray Train waits a minute for room each time: about an hour for nodes that are slow to come.
 _MAX_STARTS_WITHOUT_ROOM = 60
 _MAX_ERROR_CHARACTERS = 600
+_LOST_CONNECTION = re.compile(r"Connection (reset|closed|refused)|gloo/transport|ncclRemoteError|ncclSystemError")
 
 
 def fit_workers(worker: Callable[[dict[str, Any]], dict[str, Any]], job: TrainJob) -> dict[str, Any]:
@@ -104,12 +106,18 @@ def raise_worker_error(job: TrainJob, error: Exception) -> None:
             f" {_MAX_STARTS_WITHOUT_ROOM} attempts: {_short(error.controller_failure)}", code="WRPO-T003",
             help="run the same command again when nodes are there, or lower `num_workers`",
         ) from error  # fmt: skip
-    rank, failure = next(iter(failures.items()), (0, error))
+    rank, failure = _cause(failures) if failures else (0, error)
     raise ModelError(
         f"{job.kind}: training workers failed {job.train.max_failures + 1} times (`max_failures` is"
         f" {job.train.max_failures}); {where}; the last error, of rank {rank}: {_short(failure)}", code="WRPO-T001",
         help="mend what the error names and run the same command again: it goes on from the last checkpoint",
     ) from error  # fmt: skip
+
+
+def _cause(failures: dict[int, Exception]) -> tuple[int, Exception]:
+    """Return the rank and error that the others follow from: ranks that wait for a dead one lose a connection."""
+    own = [(rank, error) for rank, error in sorted(failures.items()) if not _LOST_CONNECTION.search(str(error))]
+    return own[0] if own else min(failures.items())
 
 
 def _where(job: TrainJob) -> str:

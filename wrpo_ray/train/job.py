@@ -15,6 +15,7 @@ from wrpo_ray.storage.manifest import FileEntry
 Kind = Literal["sft", "reference", "wrpo"]
 # Of a step's folder; goes once the step's manifest is written.
 SCRATCH = "scratch"
+CHECKPOINTS = "checkpoints"
 # How a run is spread over machines, saved and logged changes its trajectory by rounding at most.
 _FREE_FIELDS = {
     "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_size", "zero_stage", "max_failures",
@@ -58,7 +59,7 @@ class TrainJob(Frozen):
     @property
     def checkpoints(self) -> Location:
         """Where the checkpoints of this trajectory lie."""
-        return self.scratch / "checkpoints" / self.digest
+        return self.scratch / CHECKPOINTS / self.digest
 
     @property
     def sizes(self) -> BatchSizes:

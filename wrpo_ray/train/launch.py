@@ -19,13 +19,13 @@ from wrpo_ray.storage.ledger import pending
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import read_rows
+from wrpo_ray.train.attempts import AttemptNews, attempts_summary
 from wrpo_ray.train.files import on_node
 from wrpo_ray.train.fit import fit_workers
 from wrpo_ray.train.job import SCRATCH, Kind, TrainJob
 from wrpo_ray.train.loop import train_worker
 from wrpo_ray.train.metrics import METRICS_FILE, followed, read_metrics
 from wrpo_ray.train.reference import finish_reference, forget_not_finite, reference_shards, reference_worker
-from wrpo_ray.train.resume import attempts_summary
 from wrpo_ray.train.tokens import (
     QUADRUPLE_RESPONSES,
     SFT_RESPONSES,
@@ -119,7 +119,7 @@ def fit(job: TrainJob) -> dict[str, Any]:
     Raises ModelError when the training met a loss or gradient that is not finite.
     """
     place = job.folder / METRICS_FILE
-    with followed(place, job.kind, job.num_steps):
+    with followed(place, job.kind, job.num_steps, AttemptNews(job.scratch).tell):
         outcome = fit_workers(train_worker, job)
     if "error" in outcome:
         raise ModelError(

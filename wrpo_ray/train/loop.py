@@ -67,13 +67,13 @@ def train_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
     worker = set_up(job, ranks, resume.begin(job, ranks))
     try:
         metrics = train(worker)
+        outcome = {"metrics": metrics, "files": [dataclasses.asdict(entry) for entry in save_final(worker)]}
     except StoppedError as error:
         if worker.writer:
             worker.writer.close()
-        return {"error": str(error)}
-    files = save_final(worker)
+        outcome = {"error": str(error)}
     resume.end(job, worker.attempt, ranks)
-    return {"metrics": metrics, "files": [dataclasses.asdict(entry) for entry in files]}
+    return outcome
 
 
 def train(worker: Worker) -> dict[str, float | int]:

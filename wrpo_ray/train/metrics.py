@@ -129,11 +129,14 @@ class MetricsWriter:
 
 
 @contextmanager
-def followed(place: Location, title: str, num_steps: int) -> Iterator[None]:
-    """Show the growing metrics file while the body runs: a bar on a terminal, log lines otherwise."""
+def followed(place: Location, title: str, num_steps: int, news: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Show the growing metrics file while the body runs: a bar on a terminal, log lines otherwise.
+
+    news: called before every look, to log what else has happened.
+    """
     stopped = threading.Event()
     shown = _BarView(title, num_steps) if sys.stderr.isatty() else _LogView(title, num_steps)
-    thread = threading.Thread(target=_follow, args=(place, shown, stopped), name="follow-metrics", daemon=True)
+    thread = threading.Thread(target=_follow, args=(place, shown, stopped, news), name="follow-metrics", daemon=True)
     thread.start()
     try:
         yield
@@ -171,26 +174,22 @@ def _short(metrics: Mapping[str, Any]) -> str:
     return "  ".join(f"{name} {metrics[name]:.4g}" for name in names if name in metrics)
 
 
-def _follow(place: Location, shown: _LogView | _BarView, stopped: threading.Event) -> None:
+def _follow(place: Location, shown: _LogView | _BarView, stopped: threading.Event, news: Callable[[], None]) -> None:
     last_step = 0
     pause_s = _FOLLOW_SECONDS if place.local_path is not None else _STORE_SECONDS
     while True:
         # Read once more after the end: the last lines may have come since the last look.
         finished = stopped.wait(pause_s)
-        for metrics in _readable(place, last_step):
-            last_step = metrics["step"]
-            shown.show(metrics)
+        try:
+            news()
+            for metrics in read_metrics(place, last_step):
+                last_step = metrics["step"]
+                shown.show(metrics)
+        except StorageError as error:
+            # Training goes on without being watched; what matters about storage is said where it is written.
+            log.debug("%s cannot be read: %s", place, error)
         if finished:
             return
-
-
-def _readable(place: Location, last_step: int) -> list[dict[str, Any]]:
-    try:
-        return read_metrics(place, last_step)
-    except StorageError as error:
-        # Training goes on without being watched; what matters about storage is said where it is written.
-        log.debug("%s cannot be read: %s", place, error)
-        return []
 
 
 def read_metrics(place: Location, after_step: int = 0) -> list[dict[str, Any]]:

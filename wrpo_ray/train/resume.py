@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 import uuid
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from wrpo_ray.errors import WrpoError
-from wrpo_ray.storage.location import Location
+from wrpo_ray.train.attempts import record_attempt
 from wrpo_ray.train.checkpoints import (
     Checkpoint,
     Opened,
-    Skipped,
     checkpoint_name,
     commit_checkpoint,
     open_newest,
@@ -25,7 +23,7 @@ from wrpo_ray.train.checkpoints import (
 )
 from wrpo_ray.train.files import node_root, remove_other_attempts, upload_folder, working_folder
 from wrpo_ray.train.job import TrainJob
-from wrpo_ray.train.metrics import METRICS_FILE, read_metrics
+from wrpo_ray.train.metrics import METRICS_FILE
 from wrpo_ray.train.random_state import load_random_state, save_random_state
 from wrpo_ray.train.ranks import Ranks
 from wrpo_ray.train.universal import UNIVERSAL, convert, fits, require_convertible
@@ -33,7 +31,6 @@ from wrpo_ray.train.universal import UNIVERSAL, convert, fits, require_convertib
 log = logging.getLogger(__name__)
 
 ENGINE = "engine"
-ATTEMPTS = "attempts"
 
 
 @dataclass(frozen=True)
@@ -63,44 +60,8 @@ def begin(job: TrainJob, ranks: Ranks) -> Attempt:
     working.mkdir(parents=True, exist_ok=True)
     attempt = Attempt(name, working, open_newest(job.checkpoints, ranks, working / "checkpoint"))
     if ranks.rank == 0:
-        _record(job, attempt)
+        record_attempt(job, name, attempt.first_step, attempt.opened)
     return attempt
-
-
-def _record(job: TrainJob, attempt: Attempt) -> None:
-    """Tell the log and the step's report where this attempt starts and what that cost."""
-    opened, first_step = attempt.opened, attempt.first_step
-    logged = read_metrics(job.folder / METRICS_FILE, first_step)
-    num_redone = logged[-1]["step"] - first_step if logged else 0
-    others = sorted({place.relative_to(job.scratch / "checkpoints") for place in (job.scratch / "checkpoints").walk()})
-    if opened.checkpoint is not None:
-        log.info("%s: goes on after step %d, from %s", job.kind, first_step, opened.checkpoint.folder.name)
-    elif opened.skipped or others or logged:
-        log.error(
-            "%s: STARTS AGAIN AT STEP 0: no checkpoint can be used (%d damaged, %d files of other trainings);"
-            " %d steps are done again", job.kind, len(opened.skipped), len(others), num_redone,
-        )  # fmt: skip
-    (job.scratch / ATTEMPTS / f"{attempt.name}.json").write_json({
-        "kind": job.kind,
-        "first_step": first_step,
-        "checkpoint": opened.checkpoint.folder.name if opened.checkpoint else None,
-        "num_steps_redone": num_redone,
-        "num_workers": job.train.num_workers,
-        "checkpoints_skipped": [dataclasses.asdict(skipped) for skipped in opened.skipped],
-    })  # fmt: skip
-
-
-def attempts_summary(scratch: Location) -> dict[str, Any]:
-    """Return how often training was started, what was done again, and which checkpoints could not be used, and why."""
-    records = [place.read_json() for place in (scratch / ATTEMPTS).walk() if place.name.endswith(".json")]
-    records.sort(key=lambda record: record["first_step"])
-    skipped = {entry["name"]: entry["reason"] for record in records for entry in record["checkpoints_skipped"]}
-    return {
-        "num_attempts": len(records),
-        "resumed_after_steps": [record["first_step"] for record in records if record["first_step"]],
-        "num_steps_redone": sum(record["num_steps_redone"] for record in records),
-        "checkpoints_skipped": [dataclasses.asdict(Skipped(*item)) for item in sorted(skipped.items())],
-    }
 
 
 def history_of(attempt: Attempt) -> str:

@@ -33,7 +33,7 @@ def require_convertible(stored: Mapping[str, Any], wanted: Mapping[str, Any]) ->
             f"`zero_stage` is {wanted['zero_stage']}, the checkpoint to go on from was written with"
             f" {stored['zero_stage']}: float32 training without ZeRO and with it cannot read each other's checkpoints",
             code="WRPO-T005",
-            help=f"set `zero_stage: {stored['zero_stage']}` again, or remove the step's scratch folder to start it over",
+            help=f"set `zero_stage: {stored['zero_stage']}` again, or remove the step's scratch folder to start over",
         )
 
 
