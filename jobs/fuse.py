@@ -8,6 +8,7 @@ import sys
 from wrpo_ray.cli import add_common_arguments
 from wrpo_ray.config_file import load_config
 from wrpo_ray.console import run_command, start_logging
+from wrpo_ray.interrupts import interruptible
 
 
 def main() -> int:
@@ -25,17 +26,18 @@ def main() -> int:
     return run_command(lambda: fuse(options), options.debug)
 
 
+@interruptible()
 def fuse(options: argparse.Namespace) -> int:
     """Check everything, then import what is heavy and run."""
     config = load_config(options.config, options.overrides)
     from wrpo_ray.preflight import require_runnable
 
-    require_runnable(config)
+    checked = require_runnable(config)
     from wrpo_ray.pipeline import Pipeline
     from wrpo_ray.run import run
     from wrpo_ray.summary import run_summary
 
-    pipeline = Pipeline(config)
+    pipeline = Pipeline(config, checked=checked)
     if options.only:
         pipeline.step(options.only)
     print(pipeline.plan(), flush=True)

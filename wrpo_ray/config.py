@@ -178,7 +178,7 @@ class TrainConfig(Frozen):
     adam_epsilon: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
     activation_checkpointing: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     checkpoint_every_steps: Annotated[int, Field(ge=0)] = 50

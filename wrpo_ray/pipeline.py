@@ -21,7 +21,6 @@ from wrpo_ray.config import (
     FuseConfig,
     ModelConfig,
     ModelFiles,
-    PromptsConfig,
     RewardConfig,
     TrainConfig,
     VllmRewardConfig,
@@ -37,7 +36,8 @@ from wrpo_ray.evaluate.expected_reward import compare
 from wrpo_ray.export import export_datasets, export_model
 from wrpo_ray.model_card import model_card
 from wrpo_ray.models import model_identity, pinned
-from wrpo_ray.prompts import load_prompts
+from wrpo_ray.preflight import Checked
+from wrpo_ray.prompts import PromptSet, load_prompts
 from wrpo_ray.schema import Prompt, Split
 from wrpo_ray.steps import Step, StepResult, complete
 from wrpo_ray.storage.location import Location, json_bytes, locate
@@ -80,15 +80,30 @@ class Engines:
     run_sft: Callable[[FuseConfig, str, Location, Location], StepResult] = _run_sft
 
 
+def _read(config: FuseConfig) -> Checked:
+    required = config.reward.type == "verifier"
+    heldout = load_prompts(config.evaluation.prompts, required) if config.evaluation else None
+    return Checked(load_prompts(config.prompts, required), heldout)
+
+
 class Pipeline:
     """Builds the steps of one run; nothing runs before `run`."""
 
     def __init__(
-        self, config: FuseConfig, engines: Engines | None = None, broken_sources: Mapping[str, str] | None = None
+        self,
+        config: FuseConfig,
+        engines: Engines | None = None,
+        broken_sources: Mapping[str, str] | None = None,
+        checked: Checked | None = None,
     ) -> None:
-        """broken_sources: why the run goes on without them, by name; `config` has them no more."""
+        """Plan the run.
+
+        broken_sources: why the run goes on without them, by name; `config` has them no more. checked: the prompts, when
+        they have been read already. Raises DataError when they cannot be used.
+        """
         self.config = config = resolved(config)
         self.broken_sources = dict(broken_sources or {})
+        self.checked = checked or _read(config)
         self.engines = engines or Engines()
         self.layout = RunLayout(locate(config.run.root) / config.run.name)
         self.source_names = [source.name for source in config.sources]
@@ -97,7 +112,7 @@ class Pipeline:
 
     def _build(self) -> None:
         config = self.config
-        prompts = self._prompts("prompts", config.prompts)
+        prompts = self._prompts("prompts", self.checked.prompts)
         scores = tuple(self._scored(source, prompts, BOTH_SPLITS) for source in config.sources)
         select = self._select_sft(prompts, scores)
         sft = self._sft(select)
@@ -105,8 +120,8 @@ class Pipeline:
         quadruples = self._fuse(prompts, scores, target_scores)
         reference = self._reference(quadruples, sft)
         wrpo = self._wrpo(quadruples, reference, sft)
-        if config.evaluation is not None:
-            self._evaluate(config.evaluation, sft, wrpo)
+        if config.evaluation is not None and self.checked.evaluation_prompts is not None:
+            self._evaluate(config.evaluation, self.checked.evaluation_prompts, sft, wrpo)
         self._export(quadruples, wrpo)
 
     def _add(self, step: Step) -> Step:
@@ -116,8 +131,7 @@ class Pipeline:
     def _folder(self, step: Step) -> Location:
         return step.folder(self.layout)
 
-    def _prompts(self, name: str, section: PromptsConfig) -> Step:
-        loaded = load_prompts(section, answers_required=self.config.reward.type == "verifier")
+    def _prompts(self, name: str, loaded: PromptSet) -> Step:
         content = [[prompt.prompt_id, prompt.split, prompt.answer] for prompt in loaded.prompts]
 
         def run(folder: Location) -> StepResult:
@@ -249,8 +263,8 @@ class Pipeline:
         identity = self._training_identity(self.config.wrpo)
         return self._add(Step("wrpo", identity, (quadruples, reference, sft), run, scratch=_SCRATCH))
 
-    def _evaluate(self, evaluation: EvaluationConfig, sft: Step, wrpo: Step) -> None:
-        prompts = self._prompts("evaluation-prompts", evaluation.prompts)
+    def _evaluate(self, evaluation: EvaluationConfig, heldout: PromptSet, sft: Step, wrpo: Step) -> None:
+        prompts = self._prompts("evaluation-prompts", heldout)
         sampling, num_bootstrap = evaluation.sampling, evaluation.num_bootstrap
         target = self.config.target.model_copy(update={"sampling": sampling})
         trained = [
@@ -316,7 +330,9 @@ class Pipeline:
 
     def without(self, sources: Mapping[str, str]) -> Pipeline:
         """Return the pipeline of the same run without the broken sources, given with the reason of each."""
-        return type(self)(without(self.config, set(sources)), self.engines, sources) if sources else self
+        if not sources:
+            return self
+        return type(self)(without(self.config, set(sources)), self.engines, sources, self.checked)
 
     def selected(self, only: str | None) -> list[Step]:
         """Return all steps, or the one called `only`; raises ConfigError when its inputs are not complete."""

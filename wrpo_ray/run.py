@@ -12,7 +12,7 @@ from wrpo_ray.cluster import connected, require_room
 from wrpo_ray.config_file import dump_config
 from wrpo_ray.errors import ModelError, QuarantineError, WrpoError
 from wrpo_ray.export import deliver
-from wrpo_ray.interrupts import interruptible, stop
+from wrpo_ray.interrupts import stop
 from wrpo_ray.pipeline import Pipeline
 from wrpo_ray.redaction import redacted
 from wrpo_ray.steps import complete, execute
@@ -41,17 +41,17 @@ def run(
 
     accept_changes: go on although the config would give other results than the run's last one.
     retry_broken_sources: try the sources again that the run went on without.
-    Raises LeaseError when another driver holds the run, InterruptedRunError on SIGTERM.
+    Call it within `interrupts.interruptible`. Raises LeaseError when another driver holds the run, StorageError when
+    its folder cannot be used.
     """
     config, layout = pipeline.config, pipeline.layout
-    with interruptible():
-        probe(layout.folder)
-        with held(layout.leases, config.run.lease_timeout_s, on_lost=stop) as lease:
-            if retry_broken_sources:
-                forget_broken(layout.broken_sources)
-            manifests = _run_held(pipeline, lease, only, accept_changes or retry_broken_sources)
-            if config.export.path and "export" in manifests:
-                deliver(locate(str(manifests["export"].summary["model"])), config.export.path)
+    probe(layout.folder)
+    with held(layout.leases, config.run.lease_timeout_s, on_lost=stop) as lease:
+        if retry_broken_sources:
+            forget_broken(layout.broken_sources)
+        manifests = _run_held(pipeline, lease, only, accept_changes or retry_broken_sources)
+        if config.export.path and "export" in manifests:
+            deliver(locate(str(manifests["export"].summary["model"])), config.export.path)
     return manifests
 
 

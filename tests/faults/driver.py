@@ -12,6 +12,7 @@ import sys
 from tests.faults.fake_run import UpToQuadruples, engines
 from wrpo_ray.config_file import load_config
 from wrpo_ray.console import run_command, start_logging
+from wrpo_ray.interrupts import interruptible
 from wrpo_ray.run import run
 
 
@@ -25,6 +26,7 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     start_logging()
 
+    @interruptible()
     def command() -> int:
         pipeline = UpToQuadruples(load_config(options.config, options.overrides), engines(options.faults))
         run(

@@ -19,6 +19,7 @@ from wrpo_ray.config import FaultsConfig, ResourcesConfig, RowsConfig
 from wrpo_ray.data.budget import Budget, Judge, no_judge
 from wrpo_ray.engines.supervisor import SupervisedEngine
 from wrpo_ray.errors import ModelError, raise_own
+from wrpo_ray.redaction import redact_logs
 from wrpo_ray.storage import ledger
 from wrpo_ray.storage.ledger import Commit, Finished, Shard
 from wrpo_ray.storage.location import Location, locate
@@ -63,6 +64,7 @@ class ShardActor:
     """What Ray Data calls: a batch of one shard in, one small row about it out."""
 
     def __init__(self, make_worker: Callable[..., ShardWorker], arguments: dict[str, Any], folder: str) -> None:
+        redact_logs()
         # Kept small: an error in a constructor counts as the death of the actor, one in a call reaches the driver.
         self.make_worker, self.arguments, self.folder = make_worker, arguments, folder
         self.worker: ShardWorker | None = None
@@ -146,6 +148,8 @@ def _reports(
         yield from rows.iter_rows()
     except RayActorError as error:
         raise_own(error)
+        if "creation task" in str(error):
+            raise
         raise ModelError(
             f"{work.title}: a replica died more than {work.faults.max_replica_restarts} times; last: {error}",
             code="WRPO-E002",

@@ -15,6 +15,8 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any
 
+from wrpo_ray.redaction import redact_logs
+
 log = logging.getLogger(__name__)
 # An engine step can take a millisecond; the supervisor need not hear of each.
 _MIN_SECONDS_BETWEEN_REPORTS = 0.2
@@ -25,6 +27,7 @@ def main() -> None:
     connection_fd, life_fd = int(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(connection_fd, False)
     _guard(connection_fd, life_fd)
+    redact_logs()
     # Not closed before the process ends: the supervisor takes that for the end, and a traceback would still be to come.
     connection = Connection(connection_fd)
     serve(connection)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 PLAN = "plan.json"
 # What a reader raises when a record is there and is not what was written; other errors are the store's own.
-DAMAGE_CODES = frozenset({"WRPO-S010", "WRPO-S011", "WRPO-S019", "WRPO-S023", "WRPO-S030", "WRPO-S040"})
+DAMAGE_CODES = frozenset({"WRPO-S010", "WRPO-S011", "WRPO-S019", "WRPO-S030", "WRPO-S040"})
 _SUBMISSION_NAME = re.compile(r"(\d{6,})\.json")
 
 

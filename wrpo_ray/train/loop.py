@@ -15,6 +15,7 @@ import torch.distributed as distributed
 
 from wrpo_ray.batching import StepPlan, epoch_order, plan_step
 from wrpo_ray.config import WRPOConfig
+from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import stable_hash
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.train import resume
@@ -62,6 +63,7 @@ class StoppedError(ArithmeticError):
 
 def train_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
     """Run on every Ray Train worker; return {"error": message}, or the last step's metrics and the files made."""
+    redact_logs()
     job = TrainJob.model_validate(raw_job)
     ranks = current_ranks()
     worker = set_up(job, ranks, resume.begin(job, ranks))

@@ -15,6 +15,7 @@ import torch
 
 from wrpo_ray.errors import DataError
 from wrpo_ray.logprobs import sequence_logps
+from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import ReferenceLogps, to_table
 from wrpo_ray.storage.ledger import Finished, Shard, commit, finish, pending, planned
 from wrpo_ray.train.files import on_node
@@ -39,6 +40,7 @@ def reference_shards(job: TrainJob, prompt_ids: Sequence[str]) -> list[Shard]:
 
 def reference_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
     """Run on every Ray Train worker: compute and commit every num_workers-th shard of those that are left."""
+    redact_logs()
     job = TrainJob.model_validate(raw_job)
     ranks = current_ranks()
     device = ray.train.torch.get_device()
