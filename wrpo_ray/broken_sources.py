@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 def read_broken(folder: Location) -> dict[str, dict[str, Any]]:
     """Return the records of all broken sources, by name."""
-    records = [place.read_json() for place in folder.walk() if place.name.endswith(".json")]
+    records = [place.read_sealed() for place in folder.walk() if place.name.endswith(".json")]
     return {record["source"]: record for record in records}
 
 
 def mark_broken(folder: Location, source: str, error: WrpoError, epoch: int) -> str:
     """Record that the run goes on without `source`, and return why."""
     reason = redacted(error.message)
-    (folder / f"{source}.json").create_json({"source": source, "code": error.code, "error": reason, "epoch": epoch})
+    (folder / f"{source}.json").create_sealed({"source": source, "code": error.code, "error": reason, "epoch": epoch})
     log.warning("the run goes on without the source %s: %s", source, json.dumps(reason))
     return reason
 

@@ -70,7 +70,8 @@ def interruptible() -> Iterator[None]:
     global _current
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    watch = _current = _Watch()
+    outer, watch = _current, _Watch()
+    _current = watch
     # Signal numbers arrive here from C, so it does not matter that ray.init and Ray Train replace Python's handlers,
     # nor whether the main thread ever gets to run one.
     old_descriptor = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -84,7 +85,7 @@ def interruptible() -> Iterator[None]:
         _wait_for_reason(watch)
         raise
     finally:
-        _current = None
+        _current = outer
         signal.set_wakeup_fd(old_descriptor)
         os.close(writer)
         for number, handler in old_handlers.items():

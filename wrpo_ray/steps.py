@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from wrpo_ray.errors import StorageError
 from wrpo_ray.storage.location import Location
-from wrpo_ray.storage.manifest import FileEntry, Manifest, RunLayout, create_manifest, read_manifest
+from wrpo_ray.storage.manifest import FileEntry, Manifest, RunLayout, content_digest, create_manifest, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,11 @@ def execute(
     folder = step.folder(layout)
     done = read_manifest(folder)
     if done is not None:
+        _require_same_inputs(step, layout, done)
         log.info("%s: complete already (%s)", step.name, folder)
         _clear_scratch(step, folder)
         return done
+    input_contents = _input_contents(step, layout)
     started = time.monotonic()
     result = step.run(folder)
     still_ours()
@@ -94,11 +97,30 @@ def execute(
             summary=result.summary,
             versions=versions,
             seconds=round(time.monotonic() - started, 3),
+            input_contents=input_contents,
         ),
     )
     _clear_scratch(step, folder)
     log.info("%s: done in %.1f s", step.name, manifest.seconds)
     return manifest
+
+
+def _input_contents(step: Step, layout: RunLayout) -> dict[str, str]:
+    """Return the content digests of the inputs that are complete."""
+    manifests = {given.name: read_manifest(given.folder(layout)) for given in step.inputs}
+    return {name: content_digest(manifest) for name, manifest in manifests.items() if manifest is not None}
+
+
+def _require_same_inputs(step: Step, layout: RunLayout, done: Manifest) -> None:
+    """What was made again after a repair may come out otherwise; what was made from the lost bytes is void then."""
+    now = _input_contents(step, layout)
+    changed = sorted(name for name, digest in now.items() if done.input_contents.get(name, digest) != digest)
+    if changed:
+        raise StorageError(
+            f"step {step.name} was made from other files of {', '.join(changed)} than lie there now"
+            f" ({step.folder(layout)})", code="WRPO-S033",
+            help="`wrpo-ray inspect RUN --repair` removes the step; then run the same command again",
+        )  # fmt: skip
 
 
 def _clear_scratch(step: Step, folder: Location) -> None:

@@ -44,7 +44,7 @@ def submission(
 def last_submission(folder: Location) -> dict[str, Any] | None:
     """Return the record of the last start of the run, or None; order is by number, never by time."""
     names = _numbers(folder)
-    return (folder / f"{names[-1]:06d}.json").read_json() if names else None
+    return (folder / f"{names[-1]:06d}.json").read_sealed() if names else None
 
 
 def _numbers(folder: Location) -> list[int]:
@@ -57,7 +57,7 @@ def record(folder: Location, entry: Mapping[str, Any]) -> None:
     numbers = _numbers(folder)
     first = numbers[-1] + 1 if numbers else 1
     for number in range(first, first + 1000):
-        if (folder / f"{number:06d}.json").create_json(entry):
+        if (folder / f"{number:06d}.json").create_sealed(entry):
             return
     raise StorageError(f"{folder} takes no new record: 1000 numbers were taken at once", code="WRPO-S024")
 

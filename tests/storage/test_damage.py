@@ -120,7 +120,6 @@ def test_swapped_shards_are_refused(run: SampleRun) -> None:
     assert second.name in told
 
 
-@pytest.mark.xfail(strict=True, reason="read_commit does not compare the shard's name yet")
 def test_copied_commit_is_refused(run: SampleRun) -> None:
     """One shard's commit in another one's place would double its rows and lose the other's."""
     folder = run.at("sample")
@@ -131,7 +130,6 @@ def test_copied_commit_is_refused(run: SampleRun) -> None:
         read_commit(folder, run.shards()[1].name)
 
 
-@pytest.mark.xfail(strict=True, reason="read_commit does not compare the shard's name yet")
 def test_finished_step_is_not_finished_again_with_a_copied_commit(tmp_path: Path) -> None:
     run = finished(tmp_path, until="prompts")
     for shard in run.shards():
@@ -181,16 +179,7 @@ def found_out(run: Path) -> bool:
     return False
 
 
-# Waits for records that carry a hash of themselves; see the module docstring of storage/seals.py once it is there.
-unsealed = pytest.mark.xfail(
-    strict=True, reason="plan, manifest, commit and submission carry no hash of themselves yet"
-)
-SEALED = {"manifest", "plan", "submission"}
-
-
-@pytest.mark.parametrize(
-    "part", [pytest.param(part, marks=unsealed if part in SEALED else ()) for part in [*TARGETS, "footer"]]
-)
+@pytest.mark.parametrize("part", [*TARGETS, "footer"])
 def test_every_flip_that_changes_data_is_found(tmp_path: Path, part: str) -> None:
     run = finished(tmp_path, until="train")
     rng = random.Random(f"{SEED} {part}")
@@ -216,7 +205,6 @@ READERS = {
 }
 
 
-@unsealed
 @pytest.mark.parametrize("name", READERS)
 def test_every_bit_of_a_record_is_guarded(run: SampleRun, name: str) -> None:
     """Each single bit of a small record, every so many of a larger one, through the readers that a run uses."""
@@ -338,7 +326,6 @@ def test_damaged_plan_costs_nothing(tmp_path: Path) -> None:
     assert "everything verifies" in inspect(tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="manifests do not note the content of their inputs yet")
 def test_later_steps_stay_when_the_shard_comes_out_as_it_was(tmp_path: Path) -> None:
     run = finished(tmp_path)
     path = shard_files(run)[1]

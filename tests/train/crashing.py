@@ -78,7 +78,8 @@ def _train(raw_job: dict[str, Any], kills: list[Kill], notes: Path, preempted_at
         die_at("after-commit", step)
 
     def get_preemption_info() -> Any:
-        if preempted_at is None or not done or done[0] <= preempted_at:
+        # The next attempt is on other nodes.
+        if preempted_at is None or not done or done[0] <= preempted_at or list(notes.glob("killed-*")):
             return None
         return SimpleNamespace(preempted_node_ids=["node"], preempted_ranks=[1], deadline_ms=None)
 

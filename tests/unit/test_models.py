@@ -160,6 +160,15 @@ def test_a_manifest_of_another_kind_is_not_ours(bucket: Location, folder: Path) 
     assert contents(Path(local_model(f"{bucket}/models/tiny"))) == contents(folder)
 
 
+def test_a_damaged_manifest_is_not_passed_over(bucket: Location, folder: Path) -> None:
+    step = bucket / "runs/r1/sft/0123"
+    finish(step, put(folder, step / "model"))
+    raw = (step / "manifest.json").read_json()
+    (step / "manifest.json").write_json({**raw, "files": raw["files"][1:]})
+    with pytest.raises(StorageError, match=r"manifest\.json was changed"):
+        local_model(f"{step}/model")
+
+
 def test_a_download_that_was_killed_is_begun_again(bucket: Location, folder: Path) -> None:
     put(folder, bucket / "tiny")
     path = Path(local_model(f"{bucket}/tiny"))

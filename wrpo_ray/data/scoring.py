@@ -114,7 +114,8 @@ def score(
     """
     faults, rows = faults or FaultsConfig(), rows or RowsConfig()
     files = [(step, entry) for step in responses for entry in parquet_entries(step)]
-    ledger.planned(folder, [entry.sha256 for _, entry in files], 1)
+    digest = ledger.items_digest(entry.sha256 for _, entry in files)
+    ledger.stored_plan(folder, digest, [entry.num_rows or 0 for _, entry in files])
     shards = [
         FileShard(number, (entry.sha256,) * (entry.num_rows or 0), entry.sha256)
         for number, (_, entry) in enumerate(files)

@@ -213,6 +213,11 @@ RUNNING = {
         "The disk failed; this says nothing about the checkpoint itself.",
         "Repair the disk, or remove that checkpoint to go on from the one before it.",
     ),
+    "WRPO-S023": Entry(
+        "a record was changed after it was written",
+        "A plan, commit, manifest or submission does not fit the hash that it carries of itself.",
+        "`wrpo-ray inspect RUN --repair` removes it, and what it spoils is made again.",
+    ),
     "WRPO-S024": Entry(
         "no number is left for a new record",
         "Other drivers took every number that was tried for the record of this start.",

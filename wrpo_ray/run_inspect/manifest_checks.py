@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from wrpo_ray.run_inspect.findings import Finding
-from wrpo_ray.run_state import METRICS, QUARANTINE, Contents, PlannedStep
+from wrpo_ray.run_state import Contents, PlannedStep
 from wrpo_ray.steps import Step
 from wrpo_ray.storage.location import Location
-from wrpo_ray.storage.manifest import MANIFEST, Manifest
+from wrpo_ray.storage.manifest import MANIFEST, Manifest, content_digest
 
 _MANIFEST_CODE, _MADE_FROM = "WRPO-S011", "WRPO-S033"
 
@@ -42,23 +41,10 @@ def manifest_findings(
         yield of(reason=f"it was made from other inputs than the run's: {', '.join(differing)}")
 
 
-def recorded_contents(manifest: Manifest) -> Mapping[str, str]:
-    """Return the content digests of the inputs that a step was made from, as its manifest notes them."""
-    return getattr(manifest, "input_contents", {})
-
-
-def content_digest(manifest: Manifest) -> str:
-    """Return one hash over the bytes that later steps read of a finished step."""
-    lines = [
-        f"{entry.path} {entry.sha256}" for entry in manifest.files if not entry.path.startswith((QUARANTINE, METRICS))
-    ]
-    return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8")).hexdigest()
-
-
 def made_from(
     manifest: Manifest, step: PlannedStep, all_contents: Mapping[str, Contents], folder: Location
 ) -> Iterator[Finding]:
-    recorded = recorded_contents(manifest)
+    recorded = manifest.input_contents
     for name in step.inputs:
         current = all_contents[name].manifest
         if current is None or name not in recorded:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from wrpo_ray.run_inspect.findings import Finding, RunReport, StepReport, shard_of_file
-from wrpo_ray.run_inspect.manifest_checks import recorded_contents
 from wrpo_ray.run_inspect.verify import DAMAGED_MANIFEST
 from wrpo_ray.run_state import Contents, PlannedStep
 from wrpo_ray.run_state.contents import commit_place, read_contents
@@ -156,6 +155,6 @@ def _cause(step: PlannedStep, contents: Contents, lost: set[str], void: set[str]
     if not contents.names:
         return None
     # A manifest that is to go proves nothing any more: what stays of the step would meet new bytes.
-    recorded = recorded_contents(contents.manifest) if contents.manifest and not damaged else {}
+    recorded = contents.manifest.input_contents if contents.manifest and not damaged else {}
     causes = (name for name in step.inputs if name in void or (name in lost and name not in recorded))
     return next(causes, None)

@@ -78,11 +78,7 @@ def _kept(found: T | Damage, damages: list[Damage]) -> T | None:
 
 def _read_commits(folder: Location, shard_names: list[str], damages: list[Damage]) -> dict[str, Commit]:
     def read(shard_name: str) -> Commit | Damage:
-        place = commit_place(folder, shard_name)
-        found = attempt(place, lambda: read_commit(folder, shard_name))
-        if isinstance(found, Commit) and found.shard != shard_name:
-            return Damage(str(place), f"is the commit of {found.shard}", "WRPO-S019")
-        return found
+        return attempt(commit_place(folder, shard_name), lambda: read_commit(folder, shard_name))
 
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         pairs = zip(shard_names, pool.map(read, shard_names), strict=True)

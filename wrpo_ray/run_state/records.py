@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ T = TypeVar("T")
 
 PLAN = "plan.json"
 # What a reader raises when a record is there and is not what was written; other errors are the store's own.
-DAMAGE_CODES = frozenset({"WRPO-S010", "WRPO-S011", "WRPO-S019", "WRPO-S030", "WRPO-S040"})
+DAMAGE_CODES = frozenset({"WRPO-S010", "WRPO-S011", "WRPO-S019", "WRPO-S023", "WRPO-S030", "WRPO-S040"})
 _SUBMISSION_NAME = re.compile(r"(\d{6,})\.json")
 
 
@@ -62,16 +61,19 @@ class BrokenSource:
 class Plan:
     """How a step's items were cut into shards."""
 
-    num_items: int
-    items_per_shard: int
+    shard_sizes: tuple[int, ...]
+
+    @property
+    def num_items(self) -> int:
+        return sum(self.shard_sizes)
 
     @property
     def num_shards(self) -> int:
-        return math.ceil(self.num_items / self.items_per_shard)
+        return len(self.shard_sizes)
 
     def size_of(self, number: int) -> int:
         """Return how many items shard `number` has; 0 when the plan has no such shard."""
-        return max(0, min(self.items_per_shard, self.num_items - number * self.items_per_shard))
+        return self.shard_sizes[number] if number < self.num_shards else 0
 
 
 def attempt(place: Location, read: Callable[[], T]) -> T | Damage:
@@ -89,7 +91,7 @@ def read_record(place: Location, parse: Callable[[Mapping[str, Any]], T]) -> T:
 
     Raises FileNotFoundError, and StorageError when it is not what was written.
     """
-    raw = place.read_json()
+    raw = place.read_sealed()
     try:
         return parse(raw)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -103,8 +105,8 @@ def read_plan(folder: Location) -> Plan:
     """Return a step's plan; raises FileNotFoundError, and StorageError when it is damaged."""
 
     def parse(raw: Mapping[str, Any]) -> Plan:
-        plan = Plan(int(raw["num_items"]), int(raw["items_per_shard"]))
-        if plan.num_items < 0 or plan.items_per_shard < 1 or len(raw["items_sha256"]) != 64:
+        plan = Plan(tuple(int(size) for size in raw["shard_sizes"]))
+        if plan.num_items != raw["num_items"] or min(plan.shard_sizes, default=0) < 0 or len(raw["items_sha256"]) != 64:
             raise ValueError("numbers out of range")
         return plan
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,18 +67,28 @@ def planned(folder: Location, items: Sequence[str], items_per_shard: int) -> lis
 
     Raises StorageError when the stored plan is for other items.
     """
-    digest = items_digest(items)
+    starts = range(0, len(items), items_per_shard)
+    sizes = stored_plan(folder, items_digest(items), [min(items_per_shard, len(items) - start) for start in starts])
+    ends = list(itertools.accumulate(sizes))
+    return [Shard(number, tuple(items[end - sizes[number] : end])) for number, end in enumerate(ends)]
+
+
+def stored_plan(folder: Location, digest: str, shard_sizes: Sequence[int]) -> list[int]:
+    """Return how many items each shard has: `shard_sizes`, unless a plan was stored before; errors as in `planned`.
+
+    digest: names what is cut, as items_digest does.
+    """
     place = folder / "plan.json"
-    plan = {"num_items": len(items), "items_per_shard": items_per_shard, "items_sha256": digest}
-    if not place.create_json(plan):
-        plan = place.read_json()
-        if plan["items_sha256"] != digest:
-            raise StorageError(
-                f"{place} plans {plan['num_items']} other items than the {len(items)} of this run", code="WRPO-S018"
-            )
-    size = plan["items_per_shard"]
-    cuts = [tuple(items[start : start + size]) for start in range(0, len(items), size)]
-    return [Shard(number, cut) for number, cut in enumerate(cuts)]
+    plan = {"num_items": sum(shard_sizes), "shard_sizes": list(shard_sizes), "items_sha256": digest}
+    if place.create_sealed(plan):
+        return list(shard_sizes)
+    stored = place.read_sealed()
+    if stored["items_sha256"] != digest or stored["num_items"] != plan["num_items"]:
+        raise StorageError(
+            f"{place} plans {stored['num_items']} other items than the {plan['num_items']} of this run",
+            code="WRPO-S018",
+        )
+    return stored["shard_sizes"]
 
 
 def items_digest(items: Iterable[str]) -> str:
@@ -116,7 +127,7 @@ def commit(
     entry = FileEntry(f"data/{shard.name}-{digest[:16]}.parquet", len(content), digest, table.num_rows)
     (folder / entry.path).write_bytes(content)
     own = Commit(shard.name, entry, len(shard.items), tuple(quarantined), dict(counts or {}))
-    if (folder / "commits" / f"{shard.name}.json").create_json(dataclasses.asdict(own)):
+    if (folder / "commits" / f"{shard.name}.json").create_sealed(dataclasses.asdict(own)):
         return own
     first = read_commit(folder, shard.name)
     if first.file.path != entry.path:
@@ -139,7 +150,11 @@ def _require_conserved(shard: Shard, done: set[str], set_aside: Sequence[str]) -
 def read_commit(folder: Location, shard_name: str) -> Commit:
     """Return the commit of a shard; raises FileNotFoundError when there is none, StorageError when it is broken."""
     place = folder / "commits" / f"{shard_name}.json"
-    raw = place.read_json()
+    raw = place.read_sealed()
+    if raw.get("shard") != shard_name:
+        raise StorageError(
+            f"{place} is the commit of {raw.get('shard')}", code="WRPO-S019", help="wrpo-ray inspect RUN --repair"
+        )
     try:
         return Commit(
             shard=raw["shard"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,21 @@ class Location:
         """Write `value` as indented JSON unless something is there; see Store.create."""
         return self.store.create(self.key, json_bytes(value))
 
+    def create_sealed(self, record: Mapping[str, Any]) -> bool:
+        """Write a record with a hash of itself, unless something is there; see Store.create."""
+        return self.create_json({**record, "sha256": _seal(record)})
+
+    def read_sealed(self) -> dict[str, Any]:
+        """Return what create_sealed wrote; raises as read_json does, and StorageError when anything was changed."""
+        raw = self.read_json()
+        record = {name: value for name, value in raw.items() if name != "sha256"} if isinstance(raw, dict) else {}
+        if not isinstance(raw, dict) or raw.get("sha256") != _seal(record):
+            raise StorageError(
+                f"{self} was changed after it was written: its own hash does not fit", code="WRPO-S023",
+                help="wrpo-ray inspect RUN --repair removes it, so that it is made again",
+            )  # fmt: skip
+        return record
+
     def stat(self) -> Stat | None:
         """See Store.stat."""
         return self.store.stat(self.key)
@@ -101,6 +118,11 @@ class Location:
 def json_bytes(value: Any) -> bytes:
     """Return `value` as indented JSON in UTF-8; NaN is refused."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def locate(text: str | Path) -> Location:

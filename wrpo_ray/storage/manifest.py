@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from wrpo_ray.errors import StorageError
@@ -29,7 +30,10 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished step made, from what, and the counts that it reports."""
+    """What a finished step made, from what, and the counts that it reports.
+
+    input_contents: content_digest of every input as it was when the step read it.
+    """
 
     step: str
     fingerprint: str
@@ -39,6 +43,7 @@ class Manifest:
     summary: Mapping[str, Any]
     versions: Mapping[str, str]
     seconds: float
+    input_contents: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class RunLayout:
 
 def create_manifest(folder: Location, manifest: Manifest) -> Manifest:
     """Mark the step in `folder` as complete and return the manifest that holds: the first one that was written."""
-    if (folder / MANIFEST).create_json(dataclasses.asdict(manifest)):
+    if (folder / MANIFEST).create_sealed(dataclasses.asdict(manifest)):
         return manifest
     first = read_manifest(folder)
     if first is None:
@@ -82,7 +87,7 @@ def read_manifest(folder: Location) -> Manifest | None:
     Raises StorageError when the manifest is not one.
     """
     try:
-        raw = (folder / MANIFEST).read_json()
+        raw = (folder / MANIFEST).read_sealed()
     except FileNotFoundError:
         return None
     try:
@@ -92,6 +97,13 @@ def read_manifest(folder: Location) -> Manifest | None:
             f"{folder / MANIFEST} is not a manifest of this version: {error}", code="WRPO-S011",
             help="wrpo-ray inspect RUN --repair removes the step, so that it is made again",
         ) from error  # fmt: skip
+
+
+def content_digest(manifest: Manifest) -> str:
+    """Return one hash over the bytes that later steps read: not what was set aside, nor what was only measured."""
+    read = [entry for entry in manifest.files if not entry.path.startswith(("quarantine/", "metrics.jsonl"))]
+    lines = sorted(f"{entry.path} {entry.sha256}" for entry in read)
+    return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()
 
 
 def require_manifest(folder: Location) -> Manifest:

@@ -24,13 +24,12 @@ from filelock import FileLock
 
 from wrpo_ray.errors import StorageError
 from wrpo_ray.storage.location import Location
-from wrpo_ray.storage.manifest import Manifest, read_manifest
+from wrpo_ray.storage.manifest import MANIFEST, Manifest, read_manifest
 from wrpo_ray.storage.stores import free_bytes, local_errors, no_space
 
 log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "WRPO_RAY_CACHE"
-_NOT_A_MANIFEST = ("WRPO-S010", "WRPO-S011")
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,13 @@ def _manifest_beside(folder: Location) -> Manifest | None:
     parent, _, _ = folder.key.rpartition("/")
     if not parent:
         return None
+    step = Location(folder.store, parent)
     try:
-        return read_manifest(Location(folder.store, parent))
-    except StorageError as error:
-        # A model of the user's own may lie beside a manifest.json of another kind.
-        if error.code not in _NOT_A_MANIFEST:
-            raise
+        raw = (step / MANIFEST).read_json()
+    except FileNotFoundError:
         return None
+    # A model of the user's own may lie beside a manifest.json of another kind; one of ours must be intact.
+    return read_manifest(step) if isinstance(raw, dict) and {"step", "fingerprint", "files"} <= raw.keys() else None
 
 
 def _digest(folder: Location, files: Sequence[_File]) -> str:

@@ -99,18 +99,25 @@ class ObjectStore:
 
     def create(self, key: str, content: bytes) -> bool:
         """See Store."""
-        return self._retried("create", key, lambda: self._create(key, content))
+        taken = False
 
-    def _create(self, key: str, content: bytes) -> bool:
-        try:
-            obstore.put(self._client, key, content, mode="create", use_multipart=False)
-        except exceptions.AlreadyExistsError as error:
-            # 412: somebody was first, or an earlier try of ours whose reply was lost. 409: two at once, nobody yet.
+        def call() -> bool:
+            nonlocal taken
+            if not taken:
+                try:
+                    obstore.put(self._client, key, content, mode="create", use_multipart=False)
+                    return True
+                except exceptions.AlreadyExistsError:
+                    # 412: somebody was first, or an earlier try of ours whose reply was lost. 409: two at once.
+                    taken = True
             try:
                 return bytes(obstore.get(self._client, key).bytes()) == content
-            except FileNotFoundError:
-                raise TransientError(reason(error)) from error
-        return True
+            except FileNotFoundError as error:
+                taken = False
+                _raise_if_refused(error, "create", self.uri(key))
+                raise TransientError("HTTP 409, another writer was at it") from error
+
+        return self._retried("create", key, call)
 
     def stat(self, key: str) -> Stat | None:
         """See Store."""

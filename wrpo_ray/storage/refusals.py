@@ -10,6 +10,7 @@ from wrpo_ray.errors import StorageError
 
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 _QUERY = re.compile(r"(https?://[^\s?]+)\?\S+")
 _LONGEST_REASON = 300
 _TRANSIENT_STATUS = {408, 409, 425, 429}
@@ -26,9 +27,12 @@ _HTTP = "an endpoint without TLS needs AWS_ALLOW_HTTP=true"
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error, without query strings: those can hold tokens."""
+    """Return what an error says in a few words, without query strings: those can hold tokens."""
     text = str(error).split("\n\nDebug source:")[0].replace("\n", " ")
-    return _QUERY.sub(r"\1", text)[:_LONGEST_REASON].strip()
+    if status := _first(_STATUS, text):
+        words = [f"HTTP {status}", _first(_CODE, text), _first(_MESSAGE, text)]
+        return " ".join(word for word in words if word)[:_LONGEST_REASON]
+    return _QUERY.sub(r"\1", text.split(" - ")[-1])[:_LONGEST_REASON].strip()
 
 
 def refusal(error: BaseException, verb: str, uri: str) -> StorageError | None:

@@ -35,7 +35,7 @@ class RetryPolicy:
     budget_s: float = 60.0
     request_timeout_s: float = 30.0
     first_wait_s: float = 0.1
-    longest_wait_s: float = 8.0
+    longest_wait_s: float = 5.0
     notice_after_s: float = 10.0
 
     def wait_s(self, tries: int) -> float:
