@@ -35,7 +35,7 @@ OVERRIDES = (
     "evaluation=null", "sft.checkpoint_every_steps=5", "wrpo.checkpoint_every_steps=5", "sft.num_epochs=3",
     "wrpo.num_epochs=2", "target.sampling.num_samples=8", "sources.smollm2.resources.prompts_per_shard=64",
     "sources.qwen2-elements.resources.prompts_per_shard=64", "sources.neox-verbs.resources.prompts_per_shard=64",
-    "target.resources.prompts_per_shard=64", "run.lease_timeout_s=20",
+    "target.resources.prompts_per_shard=64", "sources.smollm2.sampling.num_samples=1", "run.lease_timeout_s=20",
 )  # fmt: skip
 
 

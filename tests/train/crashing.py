@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,14 +30,17 @@ class Kill:
 Worker = Callable[[dict[str, Any]], dict[str, Any]]
 
 
-def dying(kills: Sequence[Kill], notes: Path, preempted_at: int | None = None) -> Worker:
+def dying(
+    kills: Sequence[Kill], notes: Path, preempted_at: int | None = None, environment: Mapping[str, str] | None = None
+) -> Worker:
     """Return a training worker that dies as told, each time once, and notes its steps in `notes`.
 
-    preempted_at: 0-based step after which Ray Train's notice of a lost node arrives.
+    preempted_at: 0-based step after which Ray Train's notice of a lost node arrives. environment: of the workers.
     """
     told = [asdict(kill) for kill in kills]
 
     def worker(raw_job: dict[str, Any]) -> dict[str, Any]:
+        os.environ.update(environment or {})
         return _train(raw_job, [Kill(**kill) for kill in told], notes, preempted_at)
 
     return worker

@@ -90,7 +90,9 @@ def save_dropout_model(folder: Path) -> Path:
     return folder
 
 
-def train_sft(config: FuseConfig, model: Path, examples: Location, out: Path, worker: Any = train_worker) -> StepResult:
+def train_sft(
+    config: FuseConfig, model: Path, examples: Location, out: Path | Location, worker: Any = train_worker
+) -> StepResult:
     """Train as `run_sft` does, with another worker function."""
     with patch("wrpo_ray.train.launch.train_worker", worker):
-        return run_sft(config, str(model), examples, locate(out))
+        return run_sft(config, str(model), examples, out if isinstance(out, Location) else locate(out))

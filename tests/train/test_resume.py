@@ -4,7 +4,10 @@ another number of workers (P-28), and saves when a node is about to go (P-07).
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from tests.storage.s3_server import Fault, running_server
 from tests.train import runs
 from tests.train.crashing import Kill, dying
 from wrpo_ray.errors import ModelError
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.train.files import node_root
 from wrpo_ray.train.metrics import read_metrics
 
 TWO_WORKERS = {"num_workers": 2, "micro_batch_size": 2}
@@ -216,3 +221,46 @@ def test_a_notice_of_preemption_leads_to_a_checkpoint_at_once(undisturbed, dropo
     # Once, in the step in which the notice came; what was trained after it is done again.
     assert complete_steps(out) == [5]
     assert (result.summary["resumed_after_steps"], result.summary["num_steps_redone"]) == ([5], 1)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_drained_node_costs_less_than_its_warning(undisturbed, dropout_model, examples, tmp_path):
+    """Ray's own notice on a real cluster: `max_failures` is 0, so a preemption must not count as a failure."""
+    expected = undisturbed("zero-1")
+    fields = {**RUN, **LAYOUTS["zero-1"], "checkpoint_every_steps": 1000, "max_failures": 0}
+    command = [sys.executable, "-m", "tests.train.drained_run", str(dropout_model), str(examples)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "out"), json.dumps(fields)], capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    summary = json.loads(done.stdout.splitlines()[-1])
+    print(summary)
+    assert Outcome((tmp_path / "out" / "metrics.jsonl").read_bytes(), summary["weights"]) == expected
+    [resumed] = summary["resumed_after_steps"]
+    # No checkpoint was due: the one that was used is the one that the notice led to.
+    assert complete_steps(tmp_path / "out") == [resumed]
+    assert (summary["num_attempts"], 2 < resumed < NUM_STEPS) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_killed_and_goes_on(undisturbed, dropout_model, examples, tmp_path, monkeypatch):
+    expected = undisturbed("zero-1")
+    notes = tmp_path / "notes"
+    fields = {**RUN, **LAYOUTS["zero-1"], "max_failures": 2}
+    kills = [Kill(1, 4, "upload"), Kill(0, 7)]
+    with running_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        out = locate(f"s3://{server.new_bucket()}/sft")
+        worker = dying(kills, notes, environment=server.environment)
+        with server.failing(Fault("slow_down", probability=0.05), Fault("lost_reply", probability=0.02)) as met:
+            result = runs.train_sft(runs.make_config(dropout_model, sft=fields), dropout_model, examples, out, worker)
+        assert met.total() > 5
+        weights = {entry.path: entry.sha256 for entry in result.files}["model/model.safetensors"]
+        assert Outcome((out / "metrics.jsonl").read_bytes(), weights) == expected
+        assert hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest() == weights
+        names = {place.relative_to(out).split("/")[2] for place in (out / "scratch" / "checkpoints").walk()}
+        assert sorted(int(name.split("-")[1]) for name in names) == [6, 8]
+    assert result.summary["resumed_after_steps"] == [2, 6]
+    assert not node_root(str(out)).exists()

@@ -239,9 +239,9 @@ RUNNING = {
         "`wrpo-ray inspect RUN --repair` has the step made again.",
     ),
     "WRPO-S033": Entry(
-        "a step was made from one that is damaged",
-        "Its own files verify, but an input of it does not.",
-        "Repair that input first; if it comes out the same, this step stays.",
+        "a step was made from other files than lie there now",
+        "An input of it was repaired and came out otherwise than what this step had read.",
+        "`wrpo-ray inspect RUN --repair` removes the step; the next run makes it from what lies there now.",
     ),
     "WRPO-S040": Entry(
         "a lease is broken",
