@@ -42,6 +42,7 @@ class _Watch:
     reason: WrpoError | None = None
     first_at: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    said: threading.Event = field(default_factory=threading.Event)
 
     def note(self, reason: WrpoError) -> bool:
         """Keep the first reason; tell whether the process must end at once."""
@@ -50,7 +51,7 @@ class _Watch:
                 return time.monotonic() - self.first_at > _SAME_WISH_S
             self.reason, self.first_at = reason, time.monotonic()
         threading.Thread(target=_end_after_grace, args=(reason,), name="wrpo-end", daemon=True).start()
-        threading.Thread(target=_say, args=(f"{reason.message}; {reason.help}",), daemon=True).start()
+        threading.Thread(target=_say, args=(f"{reason.message}; {reason.help}", self.said), daemon=True).start()
         return False
 
 
@@ -91,6 +92,8 @@ def interruptible() -> Iterator[None]:
         for number, handler in old_handlers.items():
             signal.signal(number, handler)
         if watch.reason is not None:
+            # Whoever catches this may be the end of the process, and of the thread that tells.
+            watch.said.wait(_SAME_WISH_S)
             raise watch.reason
 
 
@@ -157,6 +160,7 @@ def _flush() -> None:
             stream.flush()
 
 
-def _say(line: str) -> None:
+def _say(line: str, said: threading.Event) -> None:
     with suppress(OSError):
         os.write(2, f"{line}\n".encode("utf-8", "replace"))
+    said.set()

@@ -10,7 +10,7 @@ import yaml
 
 from wrpo_ray import __version__
 from wrpo_ray.config import FuseConfig
-from wrpo_ray.models import is_local
+from wrpo_ray.models import in_object_store, is_local
 
 
 def model_card(
@@ -26,7 +26,7 @@ def model_card(
     }
     if config.export.license:
         header["license"] = config.export.license
-    if not is_local(config.target.path):
+    if not (is_local(config.target.path) or in_object_store(config.target.path)):
         header["base_model"] = config.target.path
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
@@ -116,4 +116,4 @@ def _evaluation(summary: Mapping[str, Any]) -> str:
 
 def _shown_path(path: str) -> str:
     """A local folder is shown by its name: where it lay on somebody's machine is nobody's business."""
-    return path.rstrip("/").rsplit("/", 1)[-1] if is_local(path) else path
+    return path.rstrip("/").rsplit("/", 1)[-1] if is_local(path) or in_object_store(path) else path

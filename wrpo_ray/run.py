@@ -17,6 +17,7 @@ from wrpo_ray.pipeline import Pipeline
 from wrpo_ray.redaction import redacted
 from wrpo_ray.steps import complete, execute
 from wrpo_ray.storage.lease import Lease, NoLease, held
+from wrpo_ray.storage.leftovers import remove_leftovers
 from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.manifest import Manifest
 from wrpo_ray.storage.objects import probe
@@ -24,6 +25,7 @@ from wrpo_ray.submissions import last_submission, record, require_same, submissi
 from wrpo_ray.versions import installed
 
 log = logging.getLogger(__name__)
+_LEFTOVER_AGE_S = 3600.0
 
 
 class BrokenSourceError(Exception):
@@ -47,6 +49,9 @@ def run(
     config, layout = pipeline.config, pipeline.layout
     probe(layout.folder)
     with held(layout.leases, config.run.lease_timeout_s, on_lost=stop) as lease:
+        # What writers that were killed had not finished; whoever still lives has finished it long since.
+        if num_removed := remove_leftovers(layout.folder, older_than_s=_LEFTOVER_AGE_S):
+            log.info("%d unfinished files of killed writers removed", num_removed)
         if retry_broken_sources:
             forget_broken(layout.broken_sources)
         manifests = _run_held(pipeline, lease, only, accept_changes or retry_broken_sources)

@@ -36,8 +36,9 @@ ITEMS = ("i0", "i1", "i2", "i3", "i4")
 POISON = "i3"
 SCHEMA = pa.schema([("item", pa.string()), ("writer", pa.int64())])
 EVENTS = {
-    "refused with WRPO-L001", "epoch taken", "epoch taken over", "commit", "commit of another one kept", "crash",
-    "commit of another one with the same file kept", "finish failed with WRPO-S020", "finish refused", "finished", "was finished", "attempt corrupted",
+    "epoch taken", "epoch taken over", "refused with WRPO-L001", "crash", "attempt corrupted",
+    "commit", "commit of another one kept", "commit of another one with the same file kept",
+    "finished", "was finished", "finish failed with WRPO-S020", "finish refused",
 }  # fmt: skip
 _stages, _slots, _numbers = st.sampled_from(STAGES), st.sampled_from(SLOTS), st.integers(0, 2)
 _crashes: st.SearchStrategy[Mode] = st.sampled_from(("crash_before", "crash_after", "fail_before", "fail_after"))

@@ -16,7 +16,7 @@ from wrpo_ray.objectives import needs_reference
 from wrpo_ray.schema import Quadruple, ReferenceLogps, SFTExample
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.ledger import pending
-from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import read_rows
 from wrpo_ray.train.attempts import AttemptNews, attempts_summary
@@ -97,7 +97,7 @@ def model_files(config: FuseConfig, model_path: str) -> ModelFiles:
         revision=target.revision if own else None,
         # The code of a trained model is the one that came with the target.
         trust_remote_code=target.trust_remote_code,
-        chat_template=str(Path(target.chat_template).resolve()) if own and target.chat_template else None,
+        chat_template=str(locate(target.chat_template)) if own and target.chat_template else None,
     )
 
 
