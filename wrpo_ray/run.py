@@ -12,7 +12,7 @@ from wrpo_ray.cluster import connected, require_room
 from wrpo_ray.config_file import dump_config
 from wrpo_ray.errors import ModelError, QuarantineError, WrpoError
 from wrpo_ray.export import deliver
-from wrpo_ray.interrupts import stop
+from wrpo_ray.interrupts import rearm, stop
 from wrpo_ray.pipeline import Pipeline
 from wrpo_ray.redaction import redacted
 from wrpo_ray.steps import complete, execute
@@ -98,6 +98,8 @@ def _cluster_unless_idle(pipeline: Pipeline, only: str | None) -> Iterator[None]
         yield
         return
     with connected(pipeline.config.ray):
+        # Ray has put its own signal handlers in place of ours.
+        rearm()
         require_room(pipeline.config)
         yield
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,17 +67,17 @@ def kind(process: psutil.Process) -> str:
 
 def kill_one(driver: psutil.Process, choice: random.Random) -> str | None:
     """Kill the driver or one of its descendants, each kind of process being equally likely."""
-    try:
-        processes = [driver, *driver.children(recursive=True)]
-        kinds: dict[str, list[psutil.Process]] = {"driver": [driver]}
-        for process in processes[1:]:
-            kinds.setdefault(kind(process), []).append(process)
-        what = choice.choice(sorted(kinds))
-        victim = choice.choice(sorted(kinds[what], key=lambda process: process.pid))
-        victim.send_signal(signal.SIGKILL)
-    except psutil.NoSuchProcess:
-        return None
-    return f"{what} ({victim.pid})"
+    kinds: dict[str, list[psutil.Process]] = {}
+    for process in [driver, *driver.children(recursive=True)]:
+        # Some end while they are looked at.
+        with suppress(psutil.NoSuchProcess):
+            kinds.setdefault("driver" if process == driver else kind(process), []).append(process)
+    what = choice.choice(sorted(kinds))
+    victim = choice.choice(sorted(kinds[what], key=lambda process: process.pid))
+    with suppress(psutil.NoSuchProcess):
+        victim.kill()
+        return f"{what} ({victim.pid})"
+    return None
 
 
 def end_rest(processes: list[psutil.Process]) -> None:
@@ -98,13 +98,14 @@ def hunt(root: Path, log: Path, seed: int, minutes: float) -> Hunt:
         next_kill = time.monotonic() + choice.uniform(20, 40)
         while driver.poll() is None:
             time.sleep(0.5)
-            if watched.is_running() and driver.poll() is None:
+            with suppress(psutil.NoSuchProcess):
                 seen |= {process.pid: process for process in watched.children(recursive=True)}
             if time.monotonic() < min(next_kill, deadline):
                 continue
-            if time.monotonic() < deadline and (killed := kill_one(watched, choice)) is not None:
-                told.kills.append(killed)
-                print(f"killed {killed}", flush=True)
+            with suppress(psutil.NoSuchProcess):
+                if time.monotonic() < deadline and (killed := kill_one(watched, choice)) is not None:
+                    told.kills.append(killed)
+                    print(f"killed {killed}", flush=True)
             next_kill = time.monotonic() + choice.uniform(20, 40)
         told.exit_codes.append(driver.returncode)
         print(f"start {len(told.exit_codes)} ended with {driver.returncode}", flush=True)

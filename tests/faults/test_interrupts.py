@@ -106,7 +106,7 @@ def test_a_signal_ends_the_driver_with_one_line(sent: signal.Signals) -> None:
 
 @pytest.mark.parametrize("what", ["waits_in_c", "cleans_up_for_ever"])
 def test_a_driver_that_cannot_react_is_ended_all_the_same(what: str) -> None:
-    code, took_s, said, complained = interrupt(what, signal.SIGTERM)
+    code, took_s, said, complained = interrupt(what, signal.SIGTERM, pause_s=0.5)
     assert (code, said) == (7, "")
     assert 2 < took_s < 3
     assert "interrupted by SIGTERM" in complained

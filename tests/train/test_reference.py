@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -40,7 +41,7 @@ def interrupted(notes: Path, die_after: int | None = None, not_finite: bool = Fa
             with (notes / f"rank-{rank}.jsonl").open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps([row.prompt_id for row in rows]) + "\n")
             if not_finite and rank == 1 and len(done) == len(rows):
-                rows[0] = ReferenceLogps(**{**rows[0].__dict__, "rejected_logps": float("-inf")})
+                rows[0] = replace(rows[0], rejected_logps=float("-inf"))
             return rows
 
         reference_module.shard_rows = shard_rows

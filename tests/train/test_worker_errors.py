@@ -7,10 +7,12 @@ import signal
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError
 
 from tests.train.test_metrics import job as make_job
 from wrpo_ray.errors import InterruptedRunError, ModelError, StorageError, WrpoError
 from wrpo_ray.storage.location import locate
+from wrpo_ray.train import fit
 from wrpo_ray.train.fit import fit_workers, raise_worker_error
 from wrpo_ray.train.preemption import PreemptionWatch
 
@@ -36,6 +38,7 @@ def dies_each_time(raw_job: dict[str, Any]) -> dict[str, Any]:
     import ray.train
     import torch.distributed as distributed
 
+    distributed.barrier()
     if ray.train.get_context().get_world_rank() == 1:
         (locate(raw_job["out"]) / "starts" / str(os.getpid())).write_bytes(b"")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -91,6 +94,7 @@ def test_a_lost_connection_is_not_taken_for_the_cause(tmp_path):
         (failure(error_type="PreemptionError"), InterruptedRunError, "WRPO-T002"),
         (failure(TimeoutError("no room"), "ControllerError"), InterruptedRunError, "WRPO-T003"),
         (failure(StorageError("away", code="WRPO-S001"), "ControllerError"), StorageError, "WRPO-S001"),
+        (failure(ActorDiedError(), "ControllerError"), ModelError, "WRPO-T001"),
         (failure({0: RuntimeError("x" * 9000)}), ModelError, "WRPO-T001"),
     ],
 )
@@ -99,6 +103,24 @@ def test_every_end_of_a_worker_group_has_its_code(error, expected, code, tmp_pat
         raise_worker_error(make_job(tmp_path), error)
     assert (type(raised.value), raised.value.code) == (expected, code)
     assert len(raised.value.message) < 1000
+
+
+def test_a_worker_that_dies_while_its_group_starts_is_replaced(tmp_path, monkeypatch):
+    """Ray Train itself gives up then: measured with a worker killed in its first second."""
+    outcomes = [failure(ActorDiedError(), "ControllerError"), failure(ActorDiedError(), "ControllerError"), {"done": 1}]
+
+    def fit_once(worker, job):
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(fit, "_fit_once", fit_once)
+    assert fit_workers(disk_full, two_workers(tmp_path, max_failures=2)) == {"done": 1}
+    outcomes[:] = [failure(ActorDiedError(), "ControllerError")] * 2
+    with pytest.raises(ModelError, match="training workers failed 2 times"):
+        fit_workers(disk_full, two_workers(tmp_path, max_failures=1))
+    assert outcomes == []
 
 
 def test_each_notice_of_preemption_is_told_once(monkeypatch):

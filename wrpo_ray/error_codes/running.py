@@ -20,6 +20,11 @@ RUNNING = {
         "DeepSpeed counts other steps than the checkpoint that it read.",
         "Report the message; remove that checkpoint to go on from the one before it.",
     ),
+    "WRPO-B004": Entry(
+        "a row is there twice",
+        "A step was to be cut into shards, and one of its rows was listed more than once.",
+        "Report the message; nothing of the step was made.",
+    ),
     "WRPO-B070": Entry(
         "an unforeseen error",
         "Neither wrpo_ray nor its rules foresaw it. The traceback is written to a file that only you can read, or "

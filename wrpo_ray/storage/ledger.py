@@ -65,8 +65,12 @@ class Commit:
 def planned(folder: Location, items: Sequence[str], items_per_shard: int) -> list[Shard]:
     """Return the shards of a step; once work has begun they stay as they were cut, whatever `items_per_shard` says.
 
-    Raises StorageError when the stored plan is for other items.
+    The order of `items` does not matter. Raises StorageError when the stored plan is for other items, WrpoError when an
+    item is there twice.
     """
+    if len(set(items)) != len(items):
+        raise WrpoError(f"{folder}: {len(items) - len(set(items))} items of the plan are there twice", code="WRPO-B004")
+    items = sorted(items)
     starts = range(0, len(items), items_per_shard)
     sizes = stored_plan(folder, items_digest(items), [min(items_per_shard, len(items) - start) for start in starts])
     ends = list(itertools.accumulate(sizes))

@@ -33,9 +33,34 @@ def fit_workers(worker: Callable[[dict[str, Any]], dict[str, Any]], job: TrainJo
     Raises the workers' own WrpoError when one of them raised one; ModelError when workers failed more often than
     `max_failures`; InterruptedRunError when nodes were taken away too often, or none came.
     """
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    for num_lost in range(job.train.max_failures + 1):
+        try:
+            return _fit_once(worker, job)
+        except TrainingFailedError as error:
+            if num_lost == job.train.max_failures or not died_while_starting(error):
+                raise_worker_error(job, error)
+                raise
+            log.warning("%s: a worker died while the others started; trying again", job.kind)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def died_while_starting(error: Exception) -> bool:
+    """Tell whether a worker died while its group was set up: Ray Train takes that for an error of its own and stops.
+
+    See RETRYABLE_CONTROLLER_ERRORS in ray/train/v2/_internal/execution/failure_handling/default.py (2.60).
+    """
+    from ray.exceptions import RayActorError
+    from ray.train.v2.api.exceptions import ControllerError
+
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, RayActorError)
+
+
+def _fit_once(worker: Callable[[dict[str, Any]], dict[str, Any]], job: TrainJob) -> dict[str, Any]:
+    """Run one fit of Ray Train; raises its TrainingFailedError."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     train = job.train
     on_gpu = train.num_gpus_per_worker > 0
@@ -61,12 +86,8 @@ def fit_workers(worker: Callable[[dict[str, Any]], dict[str, Any]], job: TrainJo
                 ),
             ),
         )
-        try:
-            # What rank 0 returned: the workers of this package return a dictionary.
-            return cast(dict[str, Any], trainer.fit().return_value)
-        except TrainingFailedError as error:
-            raise_worker_error(job, error)
-            raise
+        # What rank 0 returned: the workers of this package return a dictionary.
+        return cast(dict[str, Any], trainer.fit().return_value)
 
 
 @contextmanager
@@ -101,6 +122,9 @@ def raise_worker_error(job: TrainJob, error: Exception) -> None:
         ) from error  # fmt: skip
     if isinstance(error, ControllerError):
         raise_own(error.controller_failure)
+        if died_while_starting(error):
+            failures = {0: error.controller_failure}
+    if isinstance(error, ControllerError) and not failures:
         raise InterruptedRunError(
             f"{job.kind}: the cluster had no room for {job.train.num_workers} workers, or could not start them, in"
             f" {_MAX_STARTS_WITHOUT_ROOM} attempts: {_short(error.controller_failure)}", code="WRPO-T003",

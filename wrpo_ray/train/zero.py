@@ -131,8 +131,9 @@ def save_checkpoint(engine: Any, folder: Path, tag: str) -> None:
     """Write this rank's share of the state into `folder`/`tag`; all ranks call it, each with its own folder."""
     (folder / tag).mkdir(parents=True, exist_ok=True)
     engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
-    # A copy of DeepSpeed's own script, for people without DeepSpeed.
-    (folder / "zero_to_fp32.py").unlink(missing_ok=True)
+    # Copies of DeepSpeed's own scripts, for people without DeepSpeed.
+    for script in folder.glob("zero_to_*.py"):
+        script.unlink()
 
 
 def load_checkpoint(engine: Any, folder: Path, tag: str) -> None:
