@@ -30,20 +30,17 @@ def main() -> int:
 def fuse(options: argparse.Namespace) -> int:
     """Check everything, then import what is heavy and run."""
     config = load_config(options.config, options.overrides)
-    from wrpo_ray.preflight import require_runnable
-
-    checked = require_runnable(config)
-    from wrpo_ray.pipeline import Pipeline
-    from wrpo_ray.run import run
+    from wrpo_ray.run import checked_pipeline, driving, run, usable
     from wrpo_ray.summary import run_summary
 
-    pipeline = Pipeline(config, checked=checked)
-    if options.only:
-        pipeline.step(options.only)
-    print(pipeline.plan(), flush=True)
-    if not options.dry_run:
-        manifests = run(pipeline, options.only, options.accept_changes, options.retry_broken_sources)
-        print(run_summary(manifests), flush=True)
+    if options.dry_run:
+        print(usable(checked_pipeline(config, options.only)).plan(), flush=True)
+        return 0
+    with driving(config) as lease:
+        pipeline = checked_pipeline(config, options.only)
+        print(usable(pipeline, options.retry_broken_sources).plan(), flush=True)
+        manifests = run(pipeline, lease, options.only, options.accept_changes)
+    print(run_summary(manifests), flush=True)
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.data.exporters import to_trl_preference, to_wrpo_release
-from wrpo_ray.errors import ConfigError
+from wrpo_ray.errors import ConfigError, StorageError
 from wrpo_ray.model_card import dataset_card
 from wrpo_ray.models import load_tokenizer, local_model
 from wrpo_ray.schema import Quadruple
@@ -61,6 +61,8 @@ def deliver(model: Location, destination: str) -> None:
     source, target = Path(local_model(str(model))), locate(destination)
     names = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
     strangers = [place for place in target.walk() if place.relative_to(target) not in names]
+    if not names:
+        raise StorageError(f"{model} holds no model to deliver", code="WRPO-S016")
     if strangers:
         raise ConfigError(
             f"export.path {destination} holds other files, such as {strangers[0].name}",

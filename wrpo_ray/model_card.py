@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from wrpo_ray.models import in_object_store, is_local
 
 
 def model_card(
-    config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]], broken_sources: Mapping[str, str] | None = None
+    config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]], broken_sources: Sequence[str] = ()
 ) -> str:
     """Return the README of the fused model: sources, data, hyper-parameters, and what evaluation measured.
 
-    broken_sources: why the run went on without them, by name.
+    broken_sources: names of those that the run went on without; why is the run's own business.
     """
     header: dict[str, Any] = {
         "tags": ["wrpo", "model-fusion", "preference-optimization"],
@@ -34,7 +34,7 @@ def model_card(
         f"`{config.target.name}` after fusion with {len(config.sources)} source models by "
         f"[WRPO](https://arxiv.org/abs/2412.03187), made by wrpo_ray {__version__}.",
         _sources(config, summaries),
-        _broken(broken_sources or {}),
+        _broken(broken_sources),
         _data(config, summaries),
         _hyper_parameters(config),
         _evaluation(summaries.get("evaluate", {})),
@@ -61,12 +61,8 @@ def _sources(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -> 
     return "\n".join([head, *rows, "", f"Target: `{_shown_path(config.target.path)}`. Reward: {_reward(config)}."])
 
 
-def _broken(sources: Mapping[str, str]) -> str:
-    if not sources:
-        return ""
-    return "\n".join(
-        ["Left out, because they could not be used:", "", *(f"- {n}: {why}" for n, why in sources.items())]
-    )
+def _broken(sources: Sequence[str]) -> str:
+    return f"Left out, because they could not be used: {', '.join(sources)}." if sources else ""
 
 
 def _reward(config: FuseConfig) -> str:

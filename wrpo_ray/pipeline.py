@@ -38,10 +38,12 @@ from wrpo_ray.model_card import model_card
 from wrpo_ray.models import model_identity, pinned
 from wrpo_ray.preflight import Checked
 from wrpo_ray.prompts import PromptSet, load_prompts
+from wrpo_ray.quarantine import policy
 from wrpo_ray.schema import Prompt, Split
+from wrpo_ray.selection import RESPONSE_CODES
 from wrpo_ray.steps import Step, StepResult, complete
-from wrpo_ray.storage.location import Location, json_bytes, locate
-from wrpo_ray.storage.manifest import RunLayout, read_manifest
+from wrpo_ray.storage.location import Location, json_bytes
+from wrpo_ray.storage.manifest import layout_of, read_manifest, verify_files
 from wrpo_ray.storage.tables import write_file, write_rows
 from wrpo_ray.versions import ENGINE, TRAINING, installed
 
@@ -54,8 +56,6 @@ _EXECUTION_FIELDS = {
     "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_size", "zero_stage", "max_failures",
     "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps",
 }  # fmt: skip
-# How many rows may be lost decides whether a run goes on, never what a row is.
-_BUDGET_FIELDS = {"max_fraction", "max_rows", "max_reward_not_finite_fraction"}
 # Working state of training steps.
 _SCRATCH = ("scratch",)
 # Likewise for an engine; what changes numbers (dtype, quantization, parallel sizes) stays in the identity.
@@ -105,7 +105,7 @@ class Pipeline:
         self.broken_sources = dict(broken_sources or {})
         self.checked = checked or _read(config)
         self.engines = engines or Engines()
-        self.layout = RunLayout(locate(config.run.root) / config.run.name)
+        self.layout = layout_of(config.run.root, config.run.name)
         self.source_names = [source.name for source in config.sources]
         self.steps: list[Step] = []
         self._build()
@@ -173,6 +173,8 @@ class Pipeline:
 
         def run(folder: Location) -> StepResult:
             config = self.config
+            if trained_by:
+                verify_files(self._folder(trained_by), "model")
             job = SamplingJob(
                 model, self._folder(prompts), splits, config.run.seed, seed_identity, config.faults, config.rows,
                 self.engines.make_generator,
@@ -207,8 +209,9 @@ class Pipeline:
         return self._add(Step("select_sft", self._selection_identity(), (prompts, *scores), run))
 
     def _selection_identity(self) -> dict[str, Any]:
-        policies = self.config.rows.model_dump(mode="json", exclude=_BUDGET_FIELDS)
-        return {"source_order": self.source_names, "rows": policies}
+        # Dropped or quarantined, a row is left out; which of both decides about the budget alone.
+        kept = sorted(code for code in RESPONSE_CODES if policy(code, self.config.rows) == "keep")
+        return {"source_order": self.source_names, "kept": kept}
 
     def _training_identity(self, train: TrainConfig) -> dict[str, Any]:
         fields = train.model_dump(mode="json", exclude=_EXECUTION_FIELDS)
@@ -249,6 +252,7 @@ class Pipeline:
         def run(folder: Location) -> StepResult:
             from wrpo_ray.train.launch import run_reference
 
+            verify_files(self._folder(sft), "model")
             return run_reference(self.config, str(self._folder(sft) / "model"), self._folder(quadruples), folder)
 
         return self._add(Step("reference", identity, (quadruples, sft), run, scratch=_SCRATCH))
@@ -257,6 +261,7 @@ class Pipeline:
         def run(folder: Location) -> StepResult:
             from wrpo_ray.train.launch import run_wrpo
 
+            verify_files(self._folder(sft), "model")
             model = str(self._folder(sft) / "model")
             return run_wrpo(self.config, model, self._folder(quadruples), self._folder(reference), folder)
 
@@ -297,7 +302,8 @@ class Pipeline:
 
         def run(folder: Location) -> StepResult:
             summaries = {step.name: self._summary(step) for step in inputs}
-            card = model_card(config, summaries, broken)
+            verify_files(self._folder(wrpo), "model")
+            card = model_card(config, summaries, list(broken))
             model_files = export_model(config, self._folder(wrpo) / "model", card, folder)
             files, counts = export_datasets(config, self._folder(quadruples), folder)
             places = {"model": str(folder / "model"), "datasets": str(folder / "datasets")}

@@ -9,23 +9,26 @@ from contextlib import contextmanager
 
 from wrpo_ray.broken_sources import forget_broken, mark_broken, may_go_on, read_broken
 from wrpo_ray.cluster import connected, require_room
+from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_file import dump_config
-from wrpo_ray.errors import ModelError, QuarantineError, WrpoError
+from wrpo_ray.errors import ModelError, WrpoError
 from wrpo_ray.export import deliver
 from wrpo_ray.interrupts import rearm, stop
 from wrpo_ray.pipeline import Pipeline
+from wrpo_ray.preflight import require_runnable
 from wrpo_ray.redaction import redacted
 from wrpo_ray.steps import complete, execute
 from wrpo_ray.storage.lease import Lease, NoLease, held
 from wrpo_ray.storage.leftovers import remove_leftovers
-from wrpo_ray.storage.location import locate
-from wrpo_ray.storage.manifest import Manifest
+from wrpo_ray.storage.manifest import Manifest, layout_of
 from wrpo_ray.storage.objects import probe
 from wrpo_ray.submissions import last_submission, record, require_same, submission
 from wrpo_ray.versions import installed
 
 log = logging.getLogger(__name__)
-_LEFTOVER_AGE_S = 3600.0
+_LEFTOVER_AGE_S = 86_400.0
+# What the cluster fails at is no fault of the model: the run stops, and the next one has its source again.
+_NOT_THE_MODELS_FAULT = {"WRPO-E008"}
 
 
 class BrokenSourceError(Exception):
@@ -36,59 +39,93 @@ class BrokenSourceError(Exception):
         self.source, self.cause = source, cause
 
 
-def run(
-    pipeline: Pipeline, only: str | None = None, accept_changes: bool = False, retry_broken_sources: bool = False
-) -> dict[str, Manifest]:
-    """Work through the steps, or the one called `only` whose inputs must be complete; return their manifests.
+@contextmanager
+def driving(config: FuseConfig) -> Iterator[Lease | NoLease]:
+    """Hold the run of `config` while the body works on it, before anything is looked at that takes long.
 
-    accept_changes: go on although the config would give other results than the run's last one.
-    retry_broken_sources: try the sources again that the run went on without.
     Call it within `interrupts.interruptible`. Raises LeaseError when another driver holds the run, StorageError when
     its folder cannot be used.
     """
-    config, layout = pipeline.config, pipeline.layout
+    layout = layout_of(config.run.root, config.run.name)
     probe(layout.folder)
     with held(layout.leases, config.run.lease_timeout_s, on_lost=stop) as lease:
-        # What writers that were killed had not finished; whoever still lives has finished it long since.
+        # What killed writers had not finished; whoever still lives has finished it long since.
         if num_removed := remove_leftovers(layout.folder, older_than_s=_LEFTOVER_AGE_S):
             log.info("%d unfinished files of killed writers removed", num_removed)
-        if retry_broken_sources:
-            forget_broken(layout.broken_sources)
-        manifests = _run_held(pipeline, lease, only, accept_changes or retry_broken_sources)
-        if config.export.path and "export" in manifests:
-            deliver(locate(str(manifests["export"].summary["model"])), config.export.path)
-    return manifests
+        yield lease
 
 
-def _run_held(
-    pipeline: Pipeline, lease: Lease | NoLease, only: str | None, accept_changes: bool
-) -> dict[str, Manifest]:
-    """Work with the sources that are usable; when one more breaks and the config allows it, go on without it."""
+def checked_pipeline(config: FuseConfig, only: str | None) -> Pipeline:
+    """Return the run's steps, once models and prompts have been looked at; raises what preflight.require_runnable does.
+
+    only: name of the one step that is wanted; ConfigError when there is none of that name.
+    """
+    pipeline = Pipeline(config, checked=require_runnable(config))
+    if only is not None:
+        pipeline.step(only)
+    return pipeline
+
+
+def usable(pipeline: Pipeline, retry_broken_sources: bool = False) -> Pipeline:
+    """Return the pipeline without the sources that the run goes on without, which are named in the log.
+
+    retry_broken_sources: forget about them. Raises ConfigError when fewer than min_sources are left.
+    """
     folder = pipeline.layout.broken_sources
+    if retry_broken_sources:
+        forget_broken(folder)
     known = read_broken(folder)
     broken = {name: known[name]["error"] for name in pipeline.source_names if name in known}
-    current = pipeline.without(broken)
-    _submit(current, lease, accept_changes)
+    for name, reason in broken.items():
+        log.warning("without the source %s (--retry-broken-sources tries it again): %s", name, json.dumps(reason))
+    return pipeline.without(broken)
+
+
+def run(
+    pipeline: Pipeline,
+    lease: Lease | NoLease,
+    only: str | None = None,
+    accept_changes: bool = False,
+    retry_broken_sources: bool = False,
+) -> dict[str, Manifest]:
+    """Work through the steps, or the one called `only` whose inputs must be complete; return their manifests.
+
+    pipeline: of the whole config; sources that turn out to be unusable are left out when the config allows it.
+    accept_changes: go on although the config would give other results than the run's last one.
+    retry_broken_sources: try the sources again that the run went on without.
+    """
+    current = usable(pipeline, retry_broken_sources)
+    _submit(pipeline, current, lease, accept_changes)
     with _cluster_unless_idle(current, only):
         while True:
             try:
-                return _work(current, lease, only)
+                manifests = _work(current, lease, only)
+                break
             except BrokenSourceError as error:
-                if not may_go_on(pipeline.config, len(broken) + 1):
+                # One step by name is not the run: whoever asked for it gets its error.
+                if only is not None or not may_go_on(pipeline.config, len(current.broken_sources) + 1):
                     raise error.cause from error
-                broken[error.source] = mark_broken(folder, error.source, error.cause, lease.epoch)
-                current = pipeline.without(broken)
-                # The run itself has changed its list of sources; nobody has to accept that.
-                _submit(current, lease, accept_changes=True)
+                reason = mark_broken(pipeline.layout.broken_sources, error.source, error.cause, lease.epoch)
+                current = pipeline.without({**current.broken_sources, error.source: reason})
+                _submit(pipeline, current, lease, accept_changes)
+    if pipeline.config.export.path and "export" in manifests:
+        deliver(current.step("export").folder(current.layout) / "model", pipeline.config.export.path)
+    return manifests
 
 
-def _submit(pipeline: Pipeline, lease: Lease | NoLease, accept_changes: bool) -> None:
-    """Record this start of the run; refuse when it would mix results of two configs."""
-    config, folder = pipeline.config, pipeline.layout.submissions
-    entry = submission(lease.epoch, json.loads(redacted(dump_config(config))), pipeline.steps, installed())
-    if not accept_changes:
-        require_same(last_submission(folder), entry, config.run.name)
-    record(folder, entry)
+def _submit(asked: Pipeline, current: Pipeline, lease: Lease | NoLease, accept_changes: bool) -> None:
+    """Record this start of the run; refuse when it would mix results of two configs.
+
+    What the run itself has left out, or takes in again, nobody has to accept: the comparison is made without the
+    sources that the last start was without.
+    """
+    folder, last = asked.layout.submissions, last_submission(asked.layout.submissions)
+    config = json.loads(dump_config(asked.config))
+    entry = submission(lease.epoch, config, current.steps, installed(), current.broken_sources)
+    if last is not None and not accept_changes:
+        basis = asked.without({name: "" for name in last["broken_sources"] if name in asked.source_names})
+        require_same(last, submission(lease.epoch, config, basis.steps, installed()), asked.config.run.name)
+    record(folder, json.loads(redacted(json.dumps(entry))))
 
 
 @contextmanager
@@ -112,8 +149,8 @@ def _work(pipeline: Pipeline, lease: Lease | NoLease, only: str | None) -> dict[
         lease.check()
         try:
             manifests[step.name] = execute(step, pipeline.layout, versions, lease.check)
-        except (ModelError, QuarantineError) as error:
-            if step.source is None:
+        except ModelError as error:
+            if step.source is None or error.code in _NOT_THE_MODELS_FAULT:
                 raise
             raise BrokenSourceError(step.source, error) from error
     return manifests

@@ -14,6 +14,9 @@ from wrpo_ray.config import RowsConfig
 from wrpo_ray.quarantine import policy
 from wrpo_ray.schema import ScoredResponse
 
+# What can be odd about a response; its policy decides whether it may be chosen or rejected.
+RESPONSE_CODES = ("response_empty", "response_special_tokens_only", "response_cut", "responses_identical")
+
 
 class TargetPair(NamedTuple):
     """y_wt and y_l of one prompt."""

@@ -22,7 +22,7 @@ from wrpo_ray.storage.manifest import FileEntry, Manifest, RunLayout, content_di
 log = logging.getLogger(__name__)
 
 # Raise it when a change of the code changes results: what older code made is then made again.
-_RESULT_VERSION = 2
+RESULT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Step:
     identity: JSON values that, with the inputs' fingerprints, decide the result.
     scratch: folders below the step's own that hold working state (training checkpoints, say), gone once it is complete.
     source: name of the source model whose step this is, if it is one's: a run may go on without it (min_sources).
+    result_version: of the code that makes it.
     """
 
     name: str
@@ -51,11 +52,12 @@ class Step:
     run: StepFunction
     scratch: tuple[str, ...] = field(default=())
     source: str | None = None
+    result_version: int = RESULT_VERSION
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that name this step's result."""
-        parts = [_RESULT_VERSION, self.name, self.identity, [step.fingerprint for step in self.inputs]]
+        parts = [self.result_version, self.name, self.identity, [step.fingerprint for step in self.inputs]]
         text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
@@ -82,6 +84,7 @@ def execute(
         log.info("%s: complete already (%s)", step.name, folder)
         _clear_scratch(step, folder)
         return done
+    _clear_other_scratch(step, layout)
     input_contents = _input_contents(step, layout)
     started = time.monotonic()
     result = step.run(folder)
@@ -98,6 +101,7 @@ def execute(
             versions=versions,
             seconds=round(time.monotonic() - started, 3),
             input_contents=input_contents,
+            result_version=step.result_version,
         ),
     )
     _clear_scratch(step, folder)
@@ -121,6 +125,17 @@ def _require_same_inputs(step: Step, layout: RunLayout, done: Manifest) -> None:
             f" ({step.folder(layout)})", code="WRPO-S033",
             help="`wrpo-ray inspect RUN --repair` removes the step; then run the same command again",
         )  # fmt: skip
+
+
+def _clear_other_scratch(step: Step, layout: RunLayout) -> None:
+    """Working state under another fingerprint is of a config that the run has left; its checkpoints can be large."""
+    if not step.scratch:
+        return
+    below = layout.folder / step.name
+    for place in below.walk():
+        fingerprint, _, rest = place.relative_to(below).partition("/")
+        if fingerprint != step.fingerprint and rest.startswith(tuple(f"{name}/" for name in step.scratch)):
+            place.delete()
 
 
 def _clear_scratch(step: Step, folder: Location) -> None:

@@ -7,11 +7,11 @@ A run that was begun under one config does not silently go on under another one.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from wrpo_ray.errors import ConfigError, StorageError
-from wrpo_ray.steps import Step
+from wrpo_ray.steps import RESULT_VERSION, Step
 from wrpo_ray.storage.location import Location
 
 _MAX_SHOWN = 20
@@ -20,10 +20,19 @@ _TELLS_OF_OTHERS = ("export",)
 
 
 def submission(
-    epoch: int, config: Mapping[str, Any], steps: Sequence[Step], versions: Mapping[str, str]
+    epoch: int,
+    config: Mapping[str, Any],
+    steps: Sequence[Step],
+    versions: Mapping[str, str],
+    broken_sources: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Return the record of one start of a run."""
+    """Return the record of one start of a run.
+
+    config: as it was asked for. steps: without those of `broken_sources`, which the run goes on without.
+    """
     return {
+        "result_version": RESULT_VERSION,
+        "broken_sources": sorted(broken_sources),
         "epoch": epoch,
         "started_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "steps": [
@@ -81,6 +90,8 @@ def require_same(before: Mapping[str, Any] | None, now: Mapping[str, Any], run: 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a step's own identity or list of inputs has become other than it was, one line each."""
+    if before["result_version"] != now["result_version"]:
+        yield f"wrpo_ray: result version {before['result_version']} -> {now['result_version']}"
     old = {step["name"]: step for step in before["steps"]}
     for step in now["steps"]:
         known = old.get(step["name"])

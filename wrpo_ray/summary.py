@@ -25,6 +25,8 @@ def _data(summaries: Mapping[str, Mapping[str, Any]]) -> str:
         return ""
     counts = f"{fuse['num_quadruples']} quadruples from {fuse['num_prompts']} prompts"
     ties = f"{fuse['num_target_responses_tie']} whose target responses tie"
+    if fuse["num_source_response_is_rejected"]:
+        ties += f", {fuse['num_source_response_is_rejected']} whose best source response is the rejected one"
     width = max(map(len, fuse["best_share"]))
     shares = [f"  {name:<{width}}  {share:6.1%}" for name, share in fuse["best_share"].items()]
     return "\n".join([f"{counts} ({ties}); best response by source:", *shares])

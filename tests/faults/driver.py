@@ -13,7 +13,7 @@ from tests.faults.fake_run import UpToQuadruples, engines
 from wrpo_ray.config_file import load_config
 from wrpo_ray.console import run_command, start_logging
 from wrpo_ray.interrupts import interruptible
-from wrpo_ray.run import run
+from wrpo_ray.run import driving, run
 
 
 def main() -> int:
@@ -28,12 +28,15 @@ def main() -> int:
 
     @interruptible()
     def command() -> int:
-        pipeline = UpToQuadruples(load_config(options.config, options.overrides), engines(options.faults))
-        run(
-            pipeline,
-            accept_changes=options.accept_changes,
-            retry_broken_sources=options.retry_broken_sources,
-        )
+        config = load_config(options.config, options.overrides)
+        with driving(config) as lease:
+            pipeline = UpToQuadruples(config, engines(options.faults))
+            run(
+                pipeline,
+                lease,
+                accept_changes=options.accept_changes,
+                retry_broken_sources=options.retry_broken_sources,
+            )
         return 0
 
     return run_command(command)

@@ -19,7 +19,7 @@ from tests.faults import sampling_runs as runs
 from tests.faults.fake_engine import START, is_alive, wait_until
 from tests.faults.sampling_runs import ENGINE_NODE, FAULTS, IDS, PROMPTS_PER_SHARD, fakes, num_commits, sampling_job
 from wrpo_ray.config import RowsConfig
-from wrpo_ray.errors import ModelError, QuarantineError
+from wrpo_ray.errors import InterruptedRunError, ModelError, QuarantineError
 from wrpo_ray.storage.location import locate
 
 pytestmark = pytest.mark.cluster
@@ -198,7 +198,7 @@ def test_a_replica_that_dies_too_often_is_given_up(cluster: Cluster, tmp_path: P
         os.kill(start["actor"], signal.SIGKILL)
 
     acts = [when_busy_with(tmp_path, IDS[number], kill) for number in (1, 9)]
-    with killer(*acts), pytest.raises(ModelError, match="a replica died more than 1 times") as raised:
+    with killer(*acts), pytest.raises(InterruptedRunError, match="a replica died more than 1 times") as raised:
         runs.run(tmp_path, sampling_job(tmp_path, FAULTS.model_copy(update={"max_replica_restarts": 1})))
     assert raised.value.code == "WRPO-E002"
 
@@ -206,7 +206,7 @@ def test_a_replica_that_dies_too_often_is_given_up(cluster: Cluster, tmp_path: P
 def test_a_step_that_no_node_can_run_does_not_wait_for_ever(cluster: Cluster, tmp_path: Path) -> None:
     """Ray Data's stop after a time without progress is set on purpose."""
     job = sampling_job(tmp_path, FAULTS.model_copy(update={"no_progress_timeout_s": 3.0}), accelerator_type="NOWHERE")
-    with pytest.raises(ModelError, match="no shard ended for 3 s") as raised:
+    with pytest.raises(InterruptedRunError, match="no shard ended for 3 s") as raised:
         runs.run(tmp_path, job)
     assert raised.value.code == "WRPO-E004"
 

@@ -30,6 +30,7 @@ from wrpo_ray.storage.tables import read_rows
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 NUM_PROMPTS, PER_SHARD, SAMPLES = 24, 4, 2
 REPOSITORY = Path(__file__).parents[2]
+CANARY = "canary-5f0c9e1d"
 
 
 @dataclass
@@ -44,7 +45,9 @@ class Bench:
             sys.executable, "-m", "tests.faults.driver", str(self.folder / "config.yaml"),
             str(self.faults(faults or name)), f"run.name={name}", f"ray.address={self.address}", *arguments,
         ]  # fmt: skip
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY)}
+        environment = {
+            **os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY), "SECRET_TOKEN": CANARY,
+        }  # fmt: skip
         return subprocess.Popen(
             command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -110,6 +113,12 @@ faults: {{engine_start_attempts: 2}}
 def clean(bench: Bench) -> tuple[list[Quadruple], dict[str, str]]:
     code, output = bench.finish("clean")
     assert code == 0, output
+    # Promise I, and no prompt's text in what is logged.
+    assert CANARY not in output
+    assert "question 1" not in output
+    assert [
+        path for path in bench.run_folder("clean").rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()
+    ] == []
     # Every prompt once for each source, those of the preference split once more for the target.
     preference = read_manifest(locate(next(bench.run_folder("clean").glob("prompts/*"))))
     assert preference is not None
@@ -227,6 +236,11 @@ def test_a_run_goes_on_without_a_broken_source_when_it_may(
     assert {row.source for row in rows} == {"a"}
     record: dict[str, Any] = json.loads((bench.run_folder("broken") / "broken_sources" / "b.json").read_text())
     assert record["code"] == "WRPO-M001"
+    # A kill between the record of the broken source and that of the start leaves the former alone.
+    max((bench.run_folder("broken") / "submissions").iterdir()).unlink()
+    code, output = bench.finish("broken", "min_sources=1")
+    assert code == 0, output
+    assert "without the source b" in output
     # The repaired source is tried again on request, and the result is that of all sources.
     (bench.faults("broken") / "b" / "faults" / "start.json").unlink()
     code, output = bench.finish("broken", "min_sources=1", "--retry-broken-sources")

@@ -76,14 +76,20 @@ def other_marker(folder):
     (folder / "checkpoint.json").local_path.write_text('["not", "one"]')
 
 
+def older_marker(folder):
+    (folder / "checkpoint.json").delete()
+    (folder / "checkpoint.json").create_sealed({"step": 6})
+
+
 DAMAGE = {
     cut: "engine/rank-1.pt has 1299 bytes instead of 1300",
     flip_a_bit: "engine/rank-0.pt was changed after it was written",
     lambda folder: (folder / "metrics.jsonl").delete(): "metrics.jsonl is missing",
-    cut_marker: "checkpoint.json is cut or changed",
-    empty_marker: "checkpoint.json is cut or changed",
-    change_marker: "checkpoint.json was changed after it was written",
-    other_marker: "checkpoint.json is none of this version",
+    cut_marker: "checkpoint.json was cut or changed after it was written",
+    empty_marker: "checkpoint.json was cut or changed after it was written",
+    change_marker: "checkpoint.json was cut or changed after it was written",
+    other_marker: "checkpoint.json was cut or changed after it was written",
+    older_marker: "checkpoint.json is none of this version",
 }
 
 
@@ -159,7 +165,7 @@ def test_a_store_that_fails_is_no_reason_to_give_steps_up(tmp_path, monkeypatch)
     def fail(self):
         raise StorageError("the store is away", code="WRPO-S001")
 
-    monkeypatch.setattr(Location, "read_json", fail)
+    monkeypatch.setattr(Location, "read_sealed", fail)
     with pytest.raises(StorageError, match="is away"):
         open_newest(root, ALONE, tmp_path)
     assert list(checkpoint_names(root)) == ["step-00000002-a"]

@@ -92,7 +92,7 @@ def plain_wrpo(model: Path, quadruples: Location) -> list[float]:
     return plain.train(trained, rows, config, plain.wrpo_loss(trained, plain.load(model), config.beta, 0.5))
 
 
-@pytest.mark.parametrize("spread", ["accumulation-4", "two-workers", "zero-1"])
+@pytest.mark.parametrize("spread", ["accumulation-4", pytest.param("two-workers", marks=pytest.mark.slow), "zero-1"])
 def test_wrpo_has_the_losses_of_plain_torch(local_ray, model, quadruples, reference, plain_wrpo, spread, tmp_path):
     config = runs.make_config(model, wrpo=SPREADS[spread])
     run_wrpo(config, str(model), quadruples, reference, locate(tmp_path))

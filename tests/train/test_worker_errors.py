@@ -57,6 +57,7 @@ def test_an_error_of_ours_reaches_the_driver_as_it_was(local_ray, tmp_path, monk
     assert not list((tmp_path / "scratch").iterdir())
 
 
+@pytest.mark.slow
 def test_failures_are_bounded_and_the_one_that_caused_the_others_is_named(local_ray, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n')

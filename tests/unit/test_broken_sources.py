@@ -45,4 +45,4 @@ def test_as_many_sources_as_min_sources_must_be_left() -> None:
 
 
 def test_the_model_card_says_what_was_left_out() -> None:
-    assert "- b: no weights" in model_card(without(config(2), {"b"}), {}, {"b": "no weights"})
+    assert "could not be used: b." in model_card(without(config(2), {"b"}), {}, ["b"])

@@ -89,7 +89,7 @@ def test_fuse_joins_by_prompt_id_and_counts_every_prompt_once(tmp_path: Path) ->
     assert manifest.summary == {
         "num_prompts": 4, "num_quadruples": 1, "num_without_source_response": 1,
         "num_fewer_than_two_target_responses": 1,
-        "num_target_responses_tie": 1, "best_share": {"s": 1.0}, "rows": {},
+        "num_target_responses_tie": 1, "num_source_response_is_rejected": 0, "best_share": {"s": 1.0}, "rows": {},
     }  # fmt: skip
     assert manifest.files[0].path == "data/train-00000-of-00001.parquet"
 
@@ -122,6 +122,19 @@ def test_quarantined_rows_over_the_budget_stop_the_step_and_name_it(tmp_path: Pa
         fused(RunLayout(locate(tmp_path / "a")), rows, ["good", " ", "bad"], [0.9, -5.0, 0.1])
     layout = RunLayout(locate(tmp_path / "b"))
     fused(layout, rows.model_copy(update={"max_fraction": 0.2}), ["good", " ", "bad"], [0.9, -5.0, 0.1])
+
+
+def test_no_text_is_chosen_and_rejected_at_once(tmp_path: Path) -> None:
+    layout = RunLayout(locate(tmp_path))
+    given = prompts(layout, {"p": "preference", "q": "preference"})
+    source = scored(layout, "s", {"p": [0.0], "q": [0.0]}, {"p": ["wrong"], "q": ["also wrong"]})
+    texts = {"p": ["right", "wrong"], "q": ["right", "wrong"]}
+    target = scored(layout, "target-sft", {"p": [1.0, 0.0], "q": [1.0, 0.0]}, texts)
+    step = Step("fuse", {}, (), lambda folder: fuse(given, [source], target, ["s"], ROWS, folder))
+    manifest = execute(step, layout, {})
+    assert [row.prompt_id for row in read_rows(step.folder(layout), Quadruple)] == ["q"]
+    assert manifest.summary["num_source_response_is_rejected"] == 1
+    assert (step.folder(layout) / "quarantine/source_response_is_rejected.jsonl").exists()
 
 
 def test_identical_responses_of_all_sources_are_counted_and_left_out_on_request(tmp_path: Path) -> None:

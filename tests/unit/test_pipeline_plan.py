@@ -85,6 +85,8 @@ def test_how_a_step_is_run_changes_no_fingerprint(folder: Path, override: str) -
 def test_what_changes_a_result_changes_the_steps_from_there_on(folder: Path) -> None:
     assert changed(folder, "wrpo.beta=0.1") == {"wrpo", "export"}
     assert changed(folder, "wrpo.alpha.end=0.3") == {"wrpo", "export"}
+    # Which rows are left out changes results; whether they count against the budget does not.
+    assert changed(folder, "rows.response_empty=quarantine", "rows.reward_not_finite=drop") == set()
     assert "score-a" not in changed(folder, "rows.response_empty=keep")
     assert changed(folder, "rows.response_empty=keep") >= {"select_sft", "fuse"}
     after_sft = {"sft", "sample-target-sft", "score-target-sft", "fuse", "reference", "wrpo", "export"}

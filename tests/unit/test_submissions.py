@@ -58,6 +58,11 @@ def test_what_changes_results_is_refused_and_listed(changes: dict[str, Any], lin
     assert "--accept-changes" in (caught.value.help or "")
 
 
+def test_what_other_code_made_is_told_as_such() -> None:
+    with pytest.raises(ConfigError, match="wrpo_ray: result version 0 -> "):
+        require_same({**entry(), "result_version": 0}, entry(), "r")
+
+
 def test_steps_that_are_added_beside_the_others_need_no_leave() -> None:
     before = entry()
     more = steps()

@@ -44,17 +44,9 @@ class Findings:
             self.left_out.append(QuarantinedRow(item, code, 0, ""))
 
 
-@dataclass
-class Sources:
-    """The best source response of every prompt, and the prompts to which all responses are the same text."""
-
-    best: dict[str, ScoredResponse]
-    identical: set[str]
-
-
 def best_responses(
     scored: Iterable[Location], source_order: Sequence[str], wanted: set[str], findings: Findings
-) -> Sources:
+) -> dict[str, ScoredResponse]:
     """Return y_ws of every prompt in `wanted` that has a usable source response, over all steps in `scored`."""
     best: dict[str, ScoredResponse] = {}
     texts: dict[str, str | None] = {}
@@ -77,7 +69,7 @@ def best_responses(
         findings.note(prompt_id, "responses_identical")
     if policy("responses_identical", findings.rows) != "keep":
         best = {prompt_id: winner for prompt_id, winner in best.items() if prompt_id not in identical}
-    return Sources(best, identical)
+    return best
 
 
 def select_sft(
@@ -86,7 +78,7 @@ def select_sft(
     """Write one SFTExample per prompt of the SFT split and return the counts."""
     selected = [prompt for prompt in read_rows(prompts, Prompt) if prompt.split == "sft"]
     findings = Findings(rows)
-    best = best_responses(scored, source_order, {prompt.prompt_id for prompt in selected}, findings).best
+    best = best_responses(scored, source_order, {prompt.prompt_id for prompt in selected}, findings)
     examples = [
         SFTExample(prompt.prompt_id, prompt.messages, chosen.text, chosen.source, chosen.reward, chosen.finish_reason)
         for prompt in selected
@@ -121,7 +113,7 @@ def fuse(
     """Write one Quadruple per prompt of the preference split that has all of y_ws, y_wt and y_l; return the counts."""
     selected = [prompt for prompt in read_rows(prompts, Prompt) if prompt.split == "preference"]
     findings = Findings(rows)
-    best = best_responses(source_scored, source_order, {prompt.prompt_id for prompt in selected}, findings).best
+    best = best_responses(source_scored, source_order, {prompt.prompt_id for prompt in selected}, findings)
     pairs = _target_pairs(target_scored, findings)
     outcomes = {prompt.prompt_id: _outcome(prompt.prompt_id, best, pairs) for prompt in selected}
     quadruples = [
@@ -145,6 +137,7 @@ def fuse(
         "num_without_source_response": counts["no_source_response"],
         "num_fewer_than_two_target_responses": counts["fewer_than_two_target_responses"],
         "num_target_responses_tie": counts["target_responses_tie"],
+        "num_source_response_is_rejected": counts["source_response_is_rejected"],
         "best_share": best_share((quadruple.source for quadruple in quadruples), source_order),
         "rows": dict(sorted(findings.codes.items())),
     }
@@ -169,7 +162,9 @@ def _target_pairs(scored: Location, findings: Findings) -> dict[str, TargetPair 
 
 
 # Prompts that end without a result for reasons that have a count of their own; they are listed, not budgeted.
-_PROMPT_OUTCOMES = {"no_source_response", "fewer_than_two_target_responses", "target_responses_tie"}
+_PROMPT_OUTCOMES = {
+    "no_source_response", "fewer_than_two_target_responses", "target_responses_tie", "source_response_is_rejected",
+}  # fmt: skip
 
 
 def _close(folder: Location, title: str, findings: Findings) -> list[FileEntry]:
@@ -189,7 +184,11 @@ def _outcome(prompt_id: str, best: Mapping[str, ScoredResponse], pairs: Mapping[
         return "no_source_response"
     if prompt_id not in pairs:
         return "fewer_than_two_target_responses"
-    return "target_responses_tie" if pairs[prompt_id] is None else "quadruple"
+    pair = pairs[prompt_id]
+    if pair is None:
+        return "target_responses_tie"
+    # One text cannot be chosen and rejected at once.
+    return "source_response_is_rejected" if pair.rejected.text == best[prompt_id].text else "quadruple"
 
 
 def _quadruple(prompt: Prompt, source: ScoredResponse, pair: TargetPair) -> Quadruple:

@@ -15,6 +15,7 @@ from wrpo_ray.engines.protocol import Generator, SetAside
 from wrpo_ray.engines.supervisor import SupervisedEngine
 from wrpo_ray.engines.vllm_generator import VllmGenerator
 from wrpo_ray.errors import DataError, ModelError
+from wrpo_ray.models import local_model
 from wrpo_ray.schema import Prompt, Response, Split, to_table
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage import ledger
@@ -51,6 +52,8 @@ class SamplingWorker:
         self, folder: str, prompts: str, model: ModelConfig, faults: FaultsConfig, make: Callable[[], Generator]
     ) -> None:
         self.folder, self.model = locate(folder), model
+        # Here and not in the engine: a download of hours must not count as its start.
+        local_model(model.path)
         self.prompts = {prompt.prompt_id: prompt for prompt in read_rows(locate(prompts), Prompt)}
         self.engine = SupervisedEngine(make, "generate", f"sample {model.name}", faults)
 
@@ -135,7 +138,15 @@ def sample(job: SamplingJob, folder: Location) -> StepResult:
         "make": functools.partial(job.make_generator, job.model, job.run_seed, job.identity),
     }
     finished = run_shards(work, SamplingWorker, arguments)
-    return StepResult(finished.files, _summary(work, finished))
+    summary = _summary(work, finished)
+    if len(finished.quarantined) == work.num_rows:
+        raise ModelError(
+            f"{work.title}: none of the {work.num_rows} prompts has a response: {summary['quarantined']}",
+            code="WRPO-M031",
+            help=f"{folder}/quarantine says why, prompt by prompt; for prompts that are too long raise"
+            " engine.max_model_len or lower sampling.max_tokens",
+        )
+    return StepResult(finished.files, summary)
 
 
 def _describe(shard: Shard) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One way to fan work out: shards of rows to a pool of actors, each shard committed once in the step's ledger.
 
 Ray Data moves the names of rows and files only; an actor reads its rows itself and commits its result itself, so a
-shard that is committed is never made again, and the driver's memory does not grow with the run. The actor holds no
+shard that is committed is never made again, and no response passes through the driver. The actor holds no
 model: its engine lives in a child process that may die (engines.supervisor).
 """
 
@@ -13,16 +13,19 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wrpo_ray.config import FaultsConfig, ResourcesConfig, RowsConfig
 from wrpo_ray.data.budget import Budget, Judge, no_judge
 from wrpo_ray.engines.supervisor import SupervisedEngine
-from wrpo_ray.errors import ModelError, raise_own
-from wrpo_ray.redaction import redact_logs
+from wrpo_ray.errors import InterruptedRunError, ModelError, raise_own
+from wrpo_ray.redaction import redact_logs, redacted
 from wrpo_ray.storage import ledger
 from wrpo_ray.storage.ledger import Commit, Finished, Shard
 from wrpo_ray.storage.location import Location, locate
+
+if TYPE_CHECKING:
+    from ray.exceptions import RayError
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +108,8 @@ def run_shards(work: ShardedWork, make_worker: Callable[..., ShardWorker], argum
     todo = ledger.pending(work.folder, work.shards)
     names = {shard.name for shard in todo}
     budget = Budget(work.title, work.folder, work.num_rows, work.rows, work.judge)
-    for shard in work.shards:
-        if shard.name not in names:
-            commit = ledger.read_commit(work.folder, shard.name)
-            budget.add(commit.num_items, [(row.item, row.code) for row in commit.quarantined])
+    for commit in ledger.read_commits(work.folder, [shard.name for shard in work.shards if shard.name not in names]):
+        budget.add(commit.num_items, [(row.item, row.code) for row in commit.quarantined])
     # Closed at once when the budget stops the step; an exception alone would keep the replicas at work.
     with contextlib.closing(_reports(work, todo, make_worker, arguments)) as reports:
         for report in reports:
@@ -149,21 +150,31 @@ def _reports(
     except RayActorError as error:
         raise_own(error)
         if "creation task" in str(error):
-            raise
-        raise ModelError(
+            raise _not_run(work, error) from error
+        raise InterruptedRunError(
             f"{work.title}: a replica died more than {work.faults.max_replica_restarts} times; last: {error}",
             code="WRPO-E002",
             help="see the Ray logs of its node; faults.max_replica_restarts is the bound",
         ) from error
     except ExecutionTimeoutError as error:
-        raise ModelError(
+        raise InterruptedRunError(
             f"{work.title}: no shard ended for {work.faults.no_progress_timeout_s:g} s",
             code="WRPO-E004",
             help="the cluster may lack nodes for the replicas; faults.no_progress_timeout_s is the bound",
         ) from error
     except RayError as error:
         raise_own(error)
-        raise
+        raise _not_run(work, error) from error
+
+
+def _not_run(work: ShardedWork, error: RayError) -> ModelError:
+    """Return what an error of Ray's own means: its last line says it, the rest is Ray's inside."""
+    last = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()][-1]
+    return ModelError(
+        f"{work.title}: Ray could not run the replicas: {type(error).__name__}: {last[:300]}",
+        code="WRPO-E008",
+        help="--debug shows all of it; is the package installed on every node, and is memory left there?",
+    )
 
 
 def _remote_arguments(resources: ResourcesConfig, faults: FaultsConfig) -> dict[str, Any]:

@@ -96,4 +96,9 @@ MODELS = {
         "More of its rewards are NaN or infinite than rows.max_reward_not_finite_fraction allows.",
         "Check its dtype (float16 overflows where bfloat16 does not), its files and reward.score_field.",
     ),
+    "WRPO-M031": Entry(
+        "a model answers no prompt at all",
+        "Every prompt of the step was left out, so the model would count as a source and give nothing.",
+        "The step's quarantine folder says why; often engine.max_model_len is too small for sampling.max_tokens.",
+    ),
 }

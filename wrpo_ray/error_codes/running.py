@@ -67,6 +67,11 @@ RUNNING = {
         "The scorer gave something else than a number; nothing of the shard was stored.",
         "A fault of the scorer: check reward.score_field.",
     ),
+    "WRPO-E008": Entry(
+        "Ray could not run the replicas",
+        "Their processes did not start, or ended for a reason of Ray's: a package missing on a node, its memory full.",
+        "See the whole error with --debug and the Ray logs of the node; then run the same command again.",
+    ),
     "WRPO-I001": Entry(
         "the run was interrupted",
         "It was told to stop. What was finished is kept.",

@@ -12,11 +12,13 @@ and never double a row: `Store.create` lets one attempt per shard win, the other
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -26,6 +28,9 @@ from wrpo_ray.schema import stable_hash
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import parquet_bytes
+
+# A commit is a small object; in a bucket the wait for it is what takes time.
+_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,12 @@ def read_commit(folder: Location, shard_name: str) -> Commit:
         raise StorageError(f"{place} is not a commit of this version: {error}", code="WRPO-S019") from error
 
 
+def read_commits(folder: Location, shard_names: Sequence[str]) -> list[Commit]:
+    """Return the commits of these shards, in order, several read at once; errors as in read_commit."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(functools.partial(read_commit, folder), shard_names))
+
+
 @dataclass(frozen=True)
 class Finished:
     """What all shards of a step came to."""
@@ -185,7 +196,10 @@ def finish(folder: Location, shards: Sequence[Shard]) -> Finished:
 
     Raises StorageError when a shard has no commit or a file is not there in its size.
     """
-    commits = [_whole(folder, shard) for shard in shards]
+    with ThreadPoolExecutor(_READERS) as pool:
+        commits = list(pool.map(functools.partial(_whole, folder), shards))
+    for name in committed(folder) - {shard.name for shard in shards}:
+        (folder / "commits" / f"{name}.json").delete()
     quarantined = tuple(row for entry in commits for row in entry.quarantined)
     files = [*(entry.file for entry in commits), *write_quarantine(folder, quarantined)]
     named = {entry.path for entry in files}

@@ -10,10 +10,11 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from wrpo_ray.errors import StorageError
-from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.location import Location, locate
 
 MANIFEST = "manifest.json"
 
@@ -32,7 +33,8 @@ class FileEntry:
 class Manifest:
     """What a finished step made, from what, and the counts that it reports.
 
-    input_contents: content_digest of every input as it was when the step read it.
+    input_contents: content_digest of every input as it was when the step read it. result_version: of the code, as the
+    fingerprint has it.
     """
 
     step: str
@@ -44,6 +46,7 @@ class Manifest:
     versions: Mapping[str, str]
     seconds: float
     input_contents: Mapping[str, str] = field(default_factory=dict)
+    result_version: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ class RunLayout:
 
     def step_folder(self, step: str, fingerprint: str) -> Location:
         return self.folder / step / fingerprint
+
+
+def layout_of(root: str, run: str) -> RunLayout:
+    """Return the layout of the run called `run` below `root`, a path or a URI."""
+    return RunLayout(locate(root) / run)
 
 
 def create_manifest(folder: Location, manifest: Manifest) -> Manifest:
@@ -104,6 +112,30 @@ def content_digest(manifest: Manifest) -> str:
     read = [entry for entry in manifest.files if not entry.path.startswith(("quarantine/", "metrics.jsonl"))]
     lines = sorted(f"{entry.path} {entry.sha256}" for entry in read)
     return hashlib.sha256("\n".join(lines).encode("utf-8")).hexdigest()
+
+
+def verify_files(folder: Location, below: str) -> None:
+    """Compare the files of a finished step below the folder `below` with its manifest.
+
+    Raises StorageError that names the first one that is missing or was changed. In an object store nothing is read:
+    what is fetched from there is compared on the way (models.local_model).
+    """
+    for entry in require_manifest(folder).files:
+        path = (folder / entry.path).local_path
+        if path is None or not entry.path.startswith(f"{below}/"):
+            continue
+        found = file_sha256(path) if path.exists() else "missing"
+        if found != entry.sha256:
+            raise StorageError(
+                f"{path} was changed after it was written: sha256 {found}, manifest {entry.sha256}", code="WRPO-S017",
+                help="wrpo-ray inspect RUN --repair removes the step, so that it is made again",
+            )  # fmt: skip
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a local file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def require_manifest(folder: Location) -> Manifest:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,8 @@ from wrpo_ray.train.ranks import Ranks
 
 MARKER = "checkpoint.json"
 _NAME = re.compile(r"step-(\d{8,})-[0-9a-z]+")
-_NOT_JSON = "WRPO-S010"
+# No JSON, or not the JSON that was written; any other error of the store says nothing about the checkpoint.
+_DAMAGED = ("WRPO-S010", "WRPO-S023")
 
 
 @dataclass(frozen=True)
@@ -71,32 +71,23 @@ def commit_checkpoint(folder: Location, step: int, files: Sequence[FileEntry], s
         "state": dict(state),
         "files": [dataclasses.asdict(entry) for entry in sorted(files, key=lambda entry: entry.path)],
     }
-    if not (folder / MARKER).create_json({**record, "sha256": _digest(record)}):
+    if not (folder / MARKER).create_sealed(record):
         raise StorageError(f"{folder / MARKER} is there already", code="WRPO-S021")
 
 
 def read_checkpoint(folder: Location) -> Checkpoint:
     """Return the checkpoint in `folder`; raises DamagedError when its marker is missing, cut or changed."""
     try:
-        raw = (folder / MARKER).read_json()
+        raw = (folder / MARKER).read_sealed()
+        return Checkpoint(folder, raw["step"], tuple(FileEntry(**entry) for entry in raw["files"]), raw["state"])
     except FileNotFoundError as error:
         raise DamagedError(f"{MARKER} is missing") from error
     except StorageError as error:
-        if error.code != _NOT_JSON:
+        if error.code not in _DAMAGED:
             raise
-        raise DamagedError(f"{MARKER} is cut or changed") from error
-    try:
-        record = {name: raw[name] for name in ("step", "state", "files")}
-        if raw["sha256"] != _digest(record):
-            raise DamagedError(f"{MARKER} was changed after it was written")
-        return Checkpoint(folder, raw["step"], tuple(FileEntry(**entry) for entry in raw["files"]), raw["state"])
+        raise DamagedError(f"{MARKER} was cut or changed after it was written") from error
     except (KeyError, TypeError) as error:
         raise DamagedError(f"{MARKER} is none of this version: {error}") from error
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
 def checkpoint_names(root: Location) -> dict[str, bool]:
@@ -183,9 +174,10 @@ def _problem(path: Path, entry: FileEntry) -> str | None:
         return f"{entry.path} is missing"
     except OSError as error:
         # A disk that fails says nothing about the files on it: no reason to give up steps that may be there.
+        folder = path.parents[entry.path.count("/")]
         raise StorageError(
             f"cannot read {path}: {error.strerror or error}", code="WRPO-S022",
-            help=f"repair the disk, or remove {path.parent} to go on from the checkpoint before it",
+            help=f"repair the disk, or remove {folder} to go on from the checkpoint before it",
         ) from error  # fmt: skip
     return None if digest == entry.sha256 else f"{entry.path} was changed after it was written"
 
