@@ -17,7 +17,7 @@ from wrpo_ray.batching import StepPlan, epoch_order, plan_step
 from wrpo_ray.config import WRPOConfig
 from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import stable_hash
-from wrpo_ray.storage.manifest import FileEntry
+from wrpo_ray.storage.manifest import FileEntry, read_manifest
 from wrpo_ray.train import resume
 from wrpo_ray.train.files import on_node, replace_folder
 from wrpo_ray.train.job import TrainJob
@@ -206,7 +206,11 @@ def save_final(worker: Worker) -> list[FileEntry]:
 
     job, files = worker.job, []
     state = zero.whole_state(worker.engine)
-    if state is not None and worker.writer is not None:
+    done = read_manifest(job.folder) if state is not None else None
+    if done is not None:
+        # Another driver has finished the step meanwhile; what its manifest lists must stay as it is.
+        files = list(done.files)
+    elif state is not None and worker.writer is not None:
         folder = worker.attempt.working / "model"
         save_model(worker.engine.module, state, on_node(job.model), folder)
         files = [worker.writer.close(), *replace_folder(folder, job.folder, "model")]
