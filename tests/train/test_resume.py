@@ -126,7 +126,7 @@ IN_FIT = [Kill(1, 3), Kill(0, 4, "before-commit"), Kill(0, 6, "after-commit")]
         pytest.param("plain", [Kill(0, 5)], [4], 1, marks=pytest.mark.slow),
         pytest.param("zero-3", IN_FIT, [2, 2, 6], 1 + 2 + 0, marks=pytest.mark.slow),
         pytest.param(
-            "zero-3", [Kill(1, 0), Kill(1, 2, "upload"), Kill(0, 2, "upload"), Kill(1, 8)], [8], 0 + 2 + 2 + 0,
+            "zero-3", [Kill(1, 0), Kill(1, 2, "upload"), Kill(0, 2, "before-commit"), Kill(1, 8)], [8], 0 + 2 + 2 + 0,
             marks=pytest.mark.slow,
         ),
         pytest.param("zero-2", [Kill(1, 3), Kill(1, 8, "upload")], [2, 6], 1 + 2, marks=pytest.mark.slow),
@@ -222,7 +222,7 @@ def test_another_number_of_workers_goes_on_with_the_same_rows(
     for name in ("loss", "grad_norm"):
         largest = max(abs(a[name] / b[name] - 1) for a, b in zip(found, expected, strict=True))
         print(f"{name}: largest relative difference {largest:.2e}")
-        assert [line[name] for line in found] == pytest.approx([line[name] for line in expected], rel=1e-4)
+        assert [line[name] for line in found] == pytest.approx([line[name] for line in expected], rel=1e-5)
     assert [line["learning_rate"] for line in found] == [line["learning_rate"] for line in expected]
 
 

@@ -119,6 +119,8 @@ def fit(job: TrainJob) -> dict[str, Any]:
     Raises ModelError when the training met a loss or gradient that is not finite.
     """
     place = job.folder / METRICS_FILE
+    # For `wrpo-ray status`, which reads nothing but the folder.
+    (job.folder / "progress.json").write_json({"num_steps": job.num_steps})
     with followed(place, job.kind, job.num_steps, AttemptNews(job.scratch).tell):
         outcome = fit_workers(train_worker, job)
     if "error" in outcome:
