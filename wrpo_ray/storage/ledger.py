@@ -17,9 +17,10 @@ import hashlib
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -29,6 +30,7 @@ from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import parquet_bytes
 
+T = TypeVar("T")
 # A commit is a small object; in a bucket the wait for it is what takes time.
 _READERS = 16
 
@@ -178,8 +180,15 @@ def read_commit(folder: Location, shard_name: str) -> Commit:
 
 def read_commits(folder: Location, shard_names: Sequence[str]) -> list[Commit]:
     """Return the commits of these shards, in order, several read at once; errors as in read_commit."""
+    return _each(functools.partial(read_commit, folder), shard_names)
+
+
+def _each(function: Callable[[T], Commit], arguments: Sequence[T]) -> list[Commit]:
+    """Return what `function` returns for each argument; many calls run at once, a few in turn."""
+    if len(arguments) <= _READERS:
+        return [function(argument) for argument in arguments]
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(functools.partial(read_commit, folder), shard_names))
+        return list(pool.map(function, arguments))
 
 
 @dataclass(frozen=True)
@@ -196,8 +205,7 @@ def finish(folder: Location, shards: Sequence[Shard]) -> Finished:
 
     Raises StorageError when a shard has no commit or a file is not there in its size.
     """
-    with ThreadPoolExecutor(_READERS) as pool:
-        commits = list(pool.map(functools.partial(_whole, folder), shards))
+    commits = _each(functools.partial(_whole, folder), shards)
     for name in committed(folder) - {shard.name for shard in shards}:
         (folder / "commits" / f"{name}.json").delete()
     quarantined = tuple(row for entry in commits for row in entry.quarantined)
