@@ -22,7 +22,7 @@ from wrpo_ray.errors import InterruptedRunError, WrpoError
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 2.5
+GRACE_S = 2.0
 """From the first signal to the end of the process, at most."""
 # `timeout` and some shells send one signal to the process and to its group: that is one wish, not two.
 _SAME_WISH_S = 0.25
@@ -90,7 +90,8 @@ def interruptible() -> Iterator[None]:
         signal.set_wakeup_fd(old_descriptor)
         os.close(writer)
         for number, handler in old_handlers.items():
-            signal.signal(number, handler)
+            # The process is on its way out with its own exit code; one more signal must not give it another one.
+            signal.signal(number, handler if watch.reason is None else signal.SIG_IGN)
         if watch.reason is not None:
             # Whoever catches this may be the end of the process, and of the thread that tells.
             watch.said.wait(_SAME_WISH_S)

@@ -16,6 +16,7 @@ def raylets(num_workers: int, num_cpus: int = 1) -> Iterator[Any]:
     """Start a head without work and `num_workers` nodes with `num_cpus` CPUs each; yield the Cluster."""
     from ray.cluster_utils import Cluster
 
+    before = dict(os.environ)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # Workers of another driver must find the fake engines.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
@@ -28,3 +29,5 @@ def raylets(num_workers: int, num_cpus: int = 1) -> Iterator[Any]:
         yield cluster
     finally:
         cluster.shutdown()
+        os.environ.clear()
+        os.environ.update(before)

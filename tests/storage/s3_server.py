@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -159,7 +160,6 @@ class S3Server:
     def __init__(self, application: FaultyApplication, port: int) -> None:
         self.application = application
         self.url = f"http://127.0.0.1:{port}"
-        self._num_buckets = 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -178,8 +178,8 @@ class S3Server:
 
     def new_bucket(self) -> str:
         """Return the name of a fresh bucket."""
-        self._num_buckets += 1
-        name = f"bucket{self._num_buckets}"
+        # A process keeps one client per bucket, and a session may start several servers.
+        name = f"bucket{uuid.uuid4().hex[:12]}"
         self.client().create_bucket(Bucket=name)
         return name
 
