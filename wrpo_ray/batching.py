@@ -1,33 +1,31 @@
 """Which rows each worker sees in which forward pass, and how token ids become padded tensors.
 
 The plan depends on (rows, seed, step) and on sizes alone, so a resumed run goes on with the very next rows. Every rank
-gets equally many micro-batches: the last global batch of an epoch is filled with repeats of weight 0, which count
-neither in the loss nor in what it is divided by.
+gets equally many micro-batches: one without rows of its own takes a repeat of weight 0, which counts neither in the
+loss nor in what it is divided by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from wrpo_ray.packing import best_fit, spread_over_ranks
 from wrpo_ray.schema import stable_hash
+
+Fit = Callable[[Sequence[int], int], list[list[int]]]
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """Rows of one optimizer step, rows of one forward pass on one worker, and workers."""
+    """Rows of one optimizer step, tokens of one forward pass on one worker, and workers."""
 
     global_batch_size: int
-    micro_batch_size: int
+    micro_batch_tokens: int
     num_workers: int
-
-    @property
-    def num_micro_batches(self) -> int:
-        """Forward passes of one worker in one optimizer step."""
-        return -(-self.global_batch_size // (self.micro_batch_size * self.num_workers))
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,16 @@ class PaddedBatch(NamedTuple):
     attention_mask: torch.Tensor
     response_mask: torch.Tensor
 
+    @property
+    def num_sequences(self) -> int:
+        """Responses, each with its prompt."""
+        return len(self.input_ids)
+
+    @property
+    def num_response_tokens(self) -> torch.Tensor:
+        """Tokens of each response, int64 [sequences]."""
+        return self.response_mask.sum(dim=1)
+
     def to(self, device: torch.device) -> PaddedBatch:
         """Return the batch on `device`."""
         return PaddedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
@@ -69,26 +77,27 @@ def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(num_rows, generator=generator).tolist()
 
 
-def plan_step(step_in_epoch: int, order: Sequence[int], sizes: BatchSizes) -> StepPlan:
+def plan_step(
+    step_in_epoch: int, order: Sequence[int], sizes: BatchSizes, row_tokens: Sequence[int], fit: Fit = best_fit
+) -> StepPlan:
     """Return what every rank does in one optimizer step (0-based) of an epoch with that row order.
 
-    Micro-batch m of rank r takes rows (m * workers + r) * micro_batch_size onwards of the global batch, so the rows
-    of a step do not depend on how they are spread.
+    row_tokens: what each row costs in a forward pass. fit: puts rows into bins of at most `micro_batch_tokens`; one bin
+    is one micro-batch. The rows of a step do not depend on how they are spread.
     """
     first = step_in_epoch * sizes.global_batch_size
     rows = tuple(order[first : first + sizes.global_batch_size])
+    costs = [row_tokens[row] for row in rows]
+    spread = spread_over_ranks(fit(costs, sizes.micro_batch_tokens), costs, sizes.num_workers)
+    shortest = rows[costs.index(min(costs))]
     ranks = tuple(
-        tuple(_micro_batch(rows, micro * sizes.num_workers + rank, sizes) for micro in range(sizes.num_micro_batches))
-        for rank in range(sizes.num_workers)
+        tuple(_micro_batch([rows[number] for number in numbers], shortest) for numbers in bins) for bins in spread
     )
     return StepPlan(rows, ranks)
 
 
-def _micro_batch(rows: tuple[int, ...], number: int, sizes: BatchSizes) -> MicroBatch:
-    first = number * sizes.micro_batch_size
-    real = rows[first : first + sizes.micro_batch_size]
-    num_repeats = sizes.micro_batch_size - len(real)
-    return MicroBatch(real + rows[:1] * num_repeats, (1.0,) * len(real) + (0.0,) * num_repeats)
+def _micro_batch(rows: list[int], filler: int) -> MicroBatch:
+    return MicroBatch(tuple(rows), (1.0,) * len(rows)) if rows else MicroBatch((filler,), (0.0,))
 
 
 def pad_sequences(

@@ -34,6 +34,8 @@ class RunConfig(Frozen):
     """A driver without a sign of life for this long has lost the run to the next one; 0 runs without a lease."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seeds sampling, order of training rows and initial states, each through a hash with its own name."""
+    reuse: tuple[Slug, ...] = ()
+    """Names of other runs below `root`: their finished steps of the same fingerprint are read there, not made again."""
 
 
 class PromptsConfig(Frozen):
@@ -157,6 +159,19 @@ RewardConfig = Annotated[
 ]
 
 
+class ZeroPlusPlusConfig(Frozen):
+    """ZeRO++: less traffic between nodes under ZeRO 3; all off by default."""
+
+    hpz_partition_size: PositiveInt = 1
+    """Neighbouring workers (those of one node) that hold one more copy of the parameters among them; 1: no such copy.
+
+    The backward pass gathers parameters from it, within the node; exact."""
+    quantized_weights: bool = False
+    """Gather parameters in 8 bits; needs GPUs and changes the result."""
+    quantized_gradients: bool = False
+    """Exchange gradients in 4 bits within and between nodes; needs GPUs and changes the result."""
+
+
 class TrainConfig(Frozen):
     """What SFT and WRPO training share."""
 
@@ -167,8 +182,14 @@ class TrainConfig(Frozen):
     num_epochs: PositiveInt = 1
     global_batch_size: PositiveInt = 128
     """Rows of one optimizer step, over all workers and accumulation steps."""
-    micro_batch_size: PositiveInt = 1
-    """Rows of one forward pass on one worker."""
+    micro_batch_tokens: PositiveInt = 8192
+    """Tokens of one forward pass on one worker: as many rows as fit, and never less than one."""
+    share_prompts: bool = True
+    """Put a prompt through the network once for all of its responses, without padding; exact.
+
+    Architectures that are not known to be exact take padded batches, and the step's summary says so."""
+    shared_attention: Literal["auto", "decomposed", "varlen", "flex"] = "auto"
+    """Attention with share_prompts: varlen (flash) for 16 bits on a GPU, else decomposed; flex is FlexAttention."""
     max_length: PositiveInt = 2048
     """Tokens of prompt and response; a longer response is cut (and counted), each on its own."""
     max_prompt_length: PositiveInt = 1800
@@ -179,8 +200,15 @@ class TrainConfig(Frozen):
     max_grad_norm: PositiveFloat = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """Sharded over the workers: 1 the optimizer's state, 2 gradients too, 3 parameters too; the result is the same."""
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    """What lies in the nodes' memory instead of the GPUs' (optimizer: fp32 weights and both moments); exact."""
+    zero_plus_plus: ZeroPlusPlusConfig = ZeroPlusPlusConfig()
+    compile: bool = False
+    """Compile the model with torch.compile (inductor): slower first steps, and a C++ compiler where no GPU is."""
     activation_checkpointing: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention of padded batches, under transformers' names."""
     checkpoint_every_steps: Annotated[int, Field(ge=0)] = 50
     """Optimizer steps that a crash may cost; 0 saves the final model only."""
     keep_checkpoints: PositiveInt = 2
@@ -223,6 +251,12 @@ class WRPOConfig(TrainConfig):
     length_normalized: bool = False
     """Divide each log-prob by its number of response tokens (the SimPO forms always do)."""
     alpha: AlphaConfig = AlphaConfig()
+    reference_from_sampler: bool = False
+    """Take the reference's log-probs of y_wt and y_l from the engine that drew them, and train on its very tokens.
+
+    Target-SFT draws them and is the reference, so y_ws alone is left to compute, and 32 whole rows to compare."""
+    reference_check_tolerance: PositiveFloat = 0.02
+    """reference_from_sampler: difference in nats per token, over the compared responses, above which the run stops."""
 
 
 class EvaluationConfig(Frozen):

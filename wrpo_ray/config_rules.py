@@ -24,11 +24,18 @@ OWN_ENGINE_ARGS = frozenset(
         "seed",
         "runner",
         "convert",
+        "logprobs_mode",
         "hf_token",
     }
     | set(EngineConfig.model_fields) - {"extra_args"}
 )
-
+OWN_DEEPSPEED_SETTINGS = (
+    "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
+    "bf16.enabled", "fp16.enabled", "optimizer", "scheduler", "compile", "managed_gradient_accumulation",
+    "zero_optimization.stage", "zero_optimization.offload_optimizer.device", "zero_optimization.offload_param.device",
+    "zero_optimization.zero_hpz_partition_size", "zero_optimization.zero_quantized_weights",
+    "zero_optimization.zero_quantized_gradients",
+)  # fmt: skip
 
 # A driver renews its lease every few seconds; a shorter time-out would take a slow store for a dead driver.
 MIN_LEASE_TIMEOUT_S = 10.0
@@ -45,8 +52,7 @@ def broken_rules(config: FuseConfig) -> list[Problem]:
         *_names(config),
         *_model_files(config),
         *_engines(config),
-        *_training("sft", config.sft),
-        *_training("wrpo", config.wrpo),
+        *_trainings(config),
         *_lengths(config),
         *_reward(config),
     ]
@@ -193,16 +199,63 @@ def _engine(place: str, engine: EngineConfig, resources: ResourcesConfig) -> Ite
         yield Problem(field, shown(engine.extra_args[name]), rule, "remove it from extra_args", "WRPO-C018")
 
 
+def _trainings(config: FuseConfig) -> Iterator[Problem]:
+    for place, train in (("sft", config.sft), ("wrpo", config.wrpo)):
+        for rules in (_training, _sharding, _kernels, _own_settings):
+            yield from rules(place, train)
+
+
 def _training(place: str, train: TrainConfig) -> Iterator[Problem]:
-    per_pass = train.micro_batch_size * train.num_workers
-    if train.global_batch_size % per_pass:
-        rule = f"must be a multiple of micro_batch_size * num_workers = {per_pass}"
-        fix = f"set it to {max(1, round(train.global_batch_size / per_pass)) * per_pass}"
+    if train.global_batch_size < train.num_workers:
+        rule = f"must be at least num_workers = {train.num_workers}, or some workers have no rows"
+        fix = "raise it, or lower num_workers"
         yield Problem(f"{place}.global_batch_size", str(train.global_batch_size), rule, fix, "WRPO-C019")
     if train.max_prompt_length >= train.max_length:
         rule = f"must be less than max_length = {train.max_length}, or no response token fits"
         fix = "lower max_prompt_length or raise max_length"
         yield Problem(f"{place}.max_prompt_length", str(train.max_prompt_length), rule, fix, "WRPO-C020")
+
+
+def _sharding(place: str, train: TrainConfig) -> Iterator[Problem]:
+    needed = {"none": 0, "optimizer": 1, "optimizer_and_parameters": 3}[train.offload]
+    if train.zero_stage < needed:
+        rule = f"needs zero_stage {needed} or more: ZeRO {train.zero_stage} does not shard what would be moved"
+        fix = f"set zero_stage to {needed}, or offload to none"
+        yield Problem(f"{place}.offload", train.offload, rule, fix, "WRPO-C033")
+    plus = train.zero_plus_plus
+    asked = {name: value for name, value in plus.model_dump().items() if value != type(plus)().model_dump()[name]}
+    for name, value in asked.items():
+        field = f"{place}.zero_plus_plus.{name}"
+        if train.zero_stage < 3:
+            yield Problem(
+                field, shown(value), "needs zero_stage 3", f"set zero_stage to 3, or remove {name}", "WRPO-C033"
+            )
+        elif name != "hpz_partition_size" and not train.num_gpus_per_worker:
+            rule = "needs GPUs: DeepSpeed has its quantisation kernels for CUDA alone"
+            yield Problem(field, shown(value), rule, f"set num_gpus_per_worker to 1, or remove {name}", "WRPO-C033")
+    if train.num_workers % plus.hpz_partition_size:
+        rule = f"must divide num_workers = {train.num_workers}: it is the size of groups of workers"
+        fix = "set it to the number of workers per node"
+        yield Problem(
+            f"{place}.zero_plus_plus.hpz_partition_size", str(plus.hpz_partition_size), rule, fix, "WRPO-C033"
+        )
+
+
+def _kernels(place: str, train: TrainConfig) -> Iterator[Problem]:
+    if train.attention == "flash_attention_2" and (train.precision != "bf16" or not train.num_gpus_per_worker):
+        rule = "needs a GPU and `precision: bf16`: its kernels are for 16 bits on CUDA"
+        yield Problem(f"{place}.attention", train.attention, rule, "set attention to sdpa", "WRPO-C033")
+
+
+def _own_settings(place: str, train: TrainConfig) -> Iterator[Problem]:
+    """Yield a problem for every DeepSpeed setting in the free section that has a field of its own."""
+    for name in OWN_DEEPSPEED_SETTINGS:
+        value: Any = train.deepspeed
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            rule = "this setting has a field of its own or is set by the run"
+            yield Problem(f"{place}.deepspeed.{name}", shown(value), rule, "remove it from deepspeed", "WRPO-C018")
 
 
 def _lengths(config: FuseConfig) -> Iterator[Problem]:

@@ -1,19 +1,112 @@
-"""Log-probs of response tokens, without float32 logits of the full vocabulary for prompt or padding positions."""
+"""Log-probs of response tokens, without the logits of the whole vocabulary for all of them at once.
+
+`token_logps` is the one path from hidden states to log-probs: SFT, WRPO and all baselines, the reference. WRPO's
+gradient is a negative log-likelihood with a weight for each response, so nothing more is needed.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from wrpo_ray.batching import PaddedBatch
 
+# Logits in memory at a time, in elements of float32: 32 MiB on a CPU, where caches are small; 512 MiB on a GPU, where
+# the head's weights should be read for a thousand tokens at once.
+_CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}
 
-def sequence_logps(model: Any, batch: PaddedBatch) -> torch.Tensor:
-    """Return the summed log-probs of each sequence's response tokens, float32 [sequences].
 
-    model: a causal language model of transformers, or a DeepSpeed engine around one.
-    The logit at position p predicts the token at p + 1.
+def token_logps(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> torch.Tensor:
+    """Return log softmax(hidden @ weight.T + bias)[target], float32 [tokens], keeping only `hidden` for the gradient.
+
+    hidden: [tokens, hidden size]; weight: [vocabulary, hidden size]; bias: [vocabulary]; targets: int64 [tokens].
+    Logits are computed chunk by chunk, and once more for the gradient; sums are float32 whatever the inputs are.
+    """
+    logps: torch.Tensor = _TokenLogps.apply(hidden, weight, bias, targets)  # pyright: ignore[reportAssignmentType]
+    return logps
+
+
+def sum_by_sequence(values: torch.Tensor, sequence_of: torch.Tensor, num_sequences: int) -> torch.Tensor:
+    """Return the sums of `values` [tokens] over the tokens of each sequence, [sequences]."""
+    return torch.zeros(num_sequences, dtype=values.dtype, device=values.device).index_add(0, sequence_of, values)
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    ) -> torch.Tensor:
+        logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        normalizers = torch.empty_like(logps)
+        for part in _chunks(len(hidden), weight):
+            logits = _logits(hidden[part], weight, bias)
+            normalizers[part] = logits.logsumexp(dim=-1)
+            logps[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - normalizers[part]
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizers)
+        return logps
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = gradients
+        hidden, weight, bias, targets, normalizers = ctx.saved_tensors
+        wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if wants_weight else None
+        grad_bias = torch.zeros(weight.shape[0], dtype=torch.float32, device=weight.device) if wants_bias else None
+        for part in _chunks(len(hidden), weight):
+            # d logp[t] / d logits[t] = onehot(target) - softmax(logits)
+            rows = _logits(hidden[part], weight, bias).sub_(normalizers[part, None]).exp_().mul_(-grad[part, None])
+            rows.scatter_add_(-1, targets[part, None], grad[part, None])
+            if grad_bias is not None:
+                grad_bias += rows.sum(dim=0)
+            low = rows.to(weight.dtype)
+            if grad_hidden is not None:
+                grad_hidden[part] = low @ weight
+            if grad_weight is not None:
+                _add_product(grad_weight, low, hidden[part])
+        return (
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(weight.dtype),
+            None,
+        )
+
+
+def _chunks(num_tokens: int, weight: torch.Tensor) -> Iterator[slice]:
+    size = max(1, _CHUNK_ELEMENTS.get(weight.device.type, _CHUNK_ELEMENTS["cpu"]) // weight.shape[0])
+    return (slice(first, first + size) for first in range(0, num_tokens, size))
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Return the logits in float32, never rounded to 16 bits in between where the device can do without."""
+    logits = _float32_product(hidden, weight.t())
+    return logits if bias is None else logits.add_(bias)
+
+
+def _float32_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    if left.dtype == torch.float32:
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add left.T @ right to the float32 `total`."""
+    if left.dtype == torch.float32:
+        total.addmm_(left.t(), right)
+    else:
+        total += _float32_product(left.t(), right)
+
+
+def padded_sequence_logps(model: Any, batch: PaddedBatch) -> torch.Tensor:
+    """Return the summed log-probs of each sequence's response tokens, float32 [sequences], from a model's own logits.
+
+    model: a causal language model of transformers, of any architecture. The logit at position p predicts p + 1.
     """
     targets = batch.response_mask[:, 1:]
     # Columns in which at least one sequence predicts a response token: the language model head runs on these only.
@@ -25,8 +118,8 @@ def sequence_logps(model: Any, batch: PaddedBatch) -> torch.Tensor:
         # A model that does not know logits_to_keep gives all positions.
         logits = logits[:, columns]
     kept = targets[:, columns]
-    token_logps = selected_logps(logits[kept], batch.input_ids[:, 1:][:, columns][kept])
-    return torch.zeros(kept.shape, dtype=torch.float32, device=kept.device).masked_scatter(kept, token_logps).sum(dim=1)
+    logps = selected_logps(logits[kept], batch.input_ids[:, 1:][:, columns][kept])
+    return torch.zeros(kept.shape, dtype=torch.float32, device=kept.device).masked_scatter(kept, logps).sum(dim=1)
 
 
 def selected_logps(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,7 @@ def reference(
     from wrpo_ray.train.launch import run_reference
 
     out = locate(tmp_path_factory.mktemp("reference"))
-    config = runs.make_config(model, wrpo={"num_workers": 2, "micro_batch_size": 2})
+    config = runs.make_config(model, wrpo={"num_workers": 2, "micro_batch_tokens": 4096})
     result = run_reference(config, str(model), quadruples, out)
     assert result.summary["num_rows"] == 10
     return runs.finish_step(out, result=result)

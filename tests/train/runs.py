@@ -62,7 +62,8 @@ def write_quadruples(path: Path, num_rows: int) -> Location:
 def make_config(model: Path, sft: dict[str, Any] | None = None, wrpo: dict[str, Any] | None = None) -> FuseConfig:
     """Return a config whose training sections are small, in float32 and with the given fields."""
     train = {
-        "learning_rate": 1e-2, "global_batch_size": 4, "micro_batch_size": 4, "max_length": 96, "max_prompt_length": 64,
+        "learning_rate": 1e-2, "global_batch_size": 4, "micro_batch_tokens": 4096, "max_length": 96,
+        "max_prompt_length": 64,
         "precision": "fp32", "zero_stage": 0, "lr_schedule": "constant", "warmup_ratio": 0.0,
         # Large, so that Adam does not turn the rounding of tiny gradients into whole steps.
         "adam_epsilon": 1e-3,

@@ -97,7 +97,9 @@ def test_a_job_survives_its_way_to_the_workers(tmp_path):
 
 def test_the_digest_names_the_trajectory_and_nothing_else(tmp_path):
     one = job(tmp_path)
-    spread = one.train.model_copy(update={"num_workers": 4, "micro_batch_size": 1, "zero_stage": 3, "max_failures": 9})
+    spread = one.train.model_copy(
+        update={"num_workers": 4, "micro_batch_tokens": 1, "zero_stage": 3, "max_failures": 9}
+    )
     moved = one.model_copy(update={"train": spread, "run_name": "other", "out": "/elsewhere"})
     assert moved.digest == one.digest
     changed = [

@@ -52,7 +52,7 @@ class Pass:
         monkeypatch.setattr(launch, "fit_workers", lambda worker, job: worker(job.model_dump(mode="json")))
 
     def run(self) -> list[ReferenceLogps]:
-        config = runs.make_config(self.model, wrpo={"num_workers": 1, "micro_batch_size": 1})
+        config = runs.make_config(self.model, wrpo={"num_workers": 1, "micro_batch_tokens": 1})
         result = launch.run_reference(config, str(self.model), self.quadruples, self.out)
         return read_rows(runs.finish_step(self.out, result=result), ReferenceLogps)
 

@@ -24,14 +24,14 @@ from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.train.files import node_root
 from wrpo_ray.train.metrics import read_metrics
 
-TWO_WORKERS = {"num_workers": 2, "micro_batch_size": 2}
+TWO_WORKERS = {"num_workers": 2, "micro_batch_tokens": 4096}
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "plain": {"num_workers": 1, "micro_batch_size": 4, "zero_stage": 0},
+    "plain": {"num_workers": 1, "micro_batch_tokens": 4096, "zero_stage": 0},
     "zero-1": {**TWO_WORKERS, "zero_stage": 1},
     "zero-2": {**TWO_WORKERS, "zero_stage": 2},
     "zero-3": {**TWO_WORKERS, "zero_stage": 3},
-    "zero-1-alone": {"num_workers": 1, "micro_batch_size": 4, "zero_stage": 1},
-    "zero-3-alone": {"num_workers": 1, "micro_batch_size": 4, "zero_stage": 3},
+    "zero-1-alone": {"num_workers": 1, "micro_batch_tokens": 4096, "zero_stage": 1},
+    "zero-3-alone": {"num_workers": 1, "micro_batch_tokens": 4096, "zero_stage": 3},
 }
 # Three epochs of three steps; weight decay tells parameter groups apart, the schedule tells steps apart.
 RUN = {

@@ -29,11 +29,11 @@ LOSS_TOLERANCE = 2e-5
 
 SPREADS: dict[str, dict[str, Any]] = {
     "one-pass": {},
-    "accumulation-4": {"micro_batch_size": 1, "activation_checkpointing": True},
-    "two-workers": {"num_workers": 2, "micro_batch_size": 2},
-    "zero-1": {"num_workers": 2, "micro_batch_size": 1, "zero_stage": 1},
-    "zero-2": {"num_workers": 2, "micro_batch_size": 1, "zero_stage": 2},
-    "zero-3": {"num_workers": 2, "micro_batch_size": 1, "zero_stage": 3},
+    "accumulation-4": {"micro_batch_tokens": 1, "activation_checkpointing": True},
+    "two-workers": {"num_workers": 2, "micro_batch_tokens": 4096},
+    "zero-1": {"num_workers": 2, "micro_batch_tokens": 1, "zero_stage": 1},
+    "zero-2": {"num_workers": 2, "micro_batch_tokens": 1, "zero_stage": 2},
+    "zero-3": {"num_workers": 2, "micro_batch_tokens": 1, "zero_stage": 3},
 }
 
 
@@ -125,7 +125,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(local_ray, 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_bfloat16_comes_close_to_plain_torch(local_ray, model, examples, plain_sft, zero_stage, tmp_path):
-    fields = {"precision": "bf16", "num_workers": 2, "micro_batch_size": 1, "zero_stage": zero_stage}
+    fields = {"precision": "bf16", "num_workers": 2, "micro_batch_tokens": 1, "zero_stage": zero_stage}
     run_sft(runs.make_config(model, sft=fields), str(model), examples, locate(tmp_path))
     assert losses(tmp_path) == pytest.approx(plain_sft[1], rel=1e-2)
     reloaded = plain.load(tmp_path / "model")

@@ -14,6 +14,8 @@ from tests.train import plain, runs
 from wrpo_ray.batching import MicroBatch
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.models import load_tokenizer
+from wrpo_ray.policy import Policy
+from wrpo_ray.train.collate import Collate
 from wrpo_ray.train.tasks import WRPOTask
 from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, tokenise
 
@@ -38,7 +40,8 @@ def trl_loss(policy, frozen, rows, tokenizer, config, loss_type, folder):
         ("sigmoid_norm", {"objective": "dpo", "length_normalized": True, "beta": 5.0}),
     ],
 )
-def test_dpo_has_the_loss_and_gradient_of_trl(model, loss_type, fields, tmp_path):
+@pytest.mark.parametrize("share_prompts", [True, False])
+def test_dpo_has_the_loss_and_gradient_of_trl(model, loss_type, fields, share_prompts, tmp_path):
     tokenizer = load_tokenizer(str(model))
     config = runs.make_config(model, wrpo=fields).wrpo
     rows, _ = tokenise(runs.quadruples(4), QUADRUPLE_RESPONSES, ChatTokenizer(tokenizer), config)
@@ -53,8 +56,8 @@ def test_dpo_has_the_loss_and_gradient_of_trl(model, loss_type, fields, tmp_path
         names = QUADRUPLE_RESPONSES
         rows = [{**row, **{f"{name}_logps": plain.logp(frozen, row, name).item() for name in names}} for row in rows]
 
-    task = WRPOTask(config, 10, tokenizer.pad_token_id)
-    result = task.run(ours, rows, MicroBatch((0, 1, 2, 3), (1.0,) * 4), 5, torch.device("cpu"))
+    task = WRPOTask(config, 10, Collate(QUADRUPLE_RESPONSES, share_prompts, tokenizer.pad_token_id))
+    result = task.run(Policy(ours, share_prompts), rows, MicroBatch((0, 1, 2, 3), (1.0,) * 4), 5, torch.device("cpu"))
     loss = result.loss_sum / 4
     loss.backward()
     expected = trl_loss(theirs, frozen, rows, tokenizer, config, loss_type, tmp_path)

@@ -143,7 +143,7 @@ def test_config_is_frozen() -> None:
         (["sources.1.path=./first"], "sources[*].path"),
         (["target.name=second"], "target.name"),
         (["target.name=fused"], "target.name"),
-        (["sft.micro_batch_size=3"], "sft.global_batch_size"),
+        (["sft.num_workers=200"], "sft.global_batch_size"),
         (["wrpo.max_prompt_length=4000"], "wrpo.max_prompt_length"),
         (["target.sampling.max_tokens=4096"], "target.sampling.max_tokens"),
         (["sources.0.sampling.temperature=0"], "sources.first.sampling.num_samples"),
@@ -240,7 +240,7 @@ def test_settings_that_are_no_secrets(line: str) -> None:
 
 
 def test_rules_name_the_line_of_the_field_they_are_about() -> None:
-    text = MINIMAL.replace("sft: {learning_rate: 7e-6}", "sft:\n  learning_rate: 7e-6\n  micro_batch_size: 3\n")
+    text = MINIMAL.replace("sft: {learning_rate: 7e-6}", "sft:\n  learning_rate: 7e-6\n  num_workers: 200\n")
     with pytest.raises(ConfigError) as caught:
         parsed(text.replace("- name: first\n", "- name: llama-3.1\n    sampling: {max_tokens: 9000}\n"))
     places = {problem.code: problem.place for problem in caught.value.problems}
@@ -249,7 +249,7 @@ def test_rules_name_the_line_of_the_field_they_are_about() -> None:
 
 
 def test_broken_rules_are_reported_together() -> None:
-    assert "2 problems" in message(MINIMAL, "sft.micro_batch_size=3", "target.sampling.num_samples=1")
+    assert "2 problems" in message(MINIMAL, "sft.num_workers=200", "target.sampling.num_samples=1")
 
 
 def test_secret_values_are_cut_short() -> None:

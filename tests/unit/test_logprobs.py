@@ -5,8 +5,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests import tiny
+from wrpo_ray import logprobs
 from wrpo_ray.batching import pad_sequences
-from wrpo_ray.logprobs import selected_logps, sequence_logps
+from wrpo_ray.logprobs import padded_sequence_logps, selected_logps, sum_by_sequence, token_logps
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_sums_and_gradients_are_those_of_unpadded_sequences(model):
     (weights * expected).sum().backward()
     expected_gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
-    found = sequence_logps(model, pad_sequences(PROMPTS, RESPONSES, pad_token_id=0))
+    found = padded_sequence_logps(model, pad_sequences(PROMPTS, RESPONSES, pad_token_id=0))
     (weights * found).sum().backward()
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
     for name, parameter in model.named_parameters():
@@ -45,7 +46,8 @@ def test_a_model_that_gives_all_positions_is_read_at_the_right_ones(model):
         return model(**inputs)
 
     batch = pad_sequences(PROMPTS, RESPONSES, pad_token_id=0)
-    torch.testing.assert_close(sequence_logps(without_logits_to_keep, batch), sequence_logps(model, batch))
+    found, expected = padded_sequence_logps(without_logits_to_keep, batch), padded_sequence_logps(model, batch)
+    torch.testing.assert_close(found, expected)
 
 
 def test_half_precision_logits_are_summed_in_float32():
@@ -55,3 +57,70 @@ def test_half_precision_logits_are_summed_in_float32():
     found = selected_logps(logits, tokens)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+
+
+NUM_TOKENS, HIDDEN, VOCABULARY = 37, 16, 53
+
+
+def head(dtype=torch.float32, bias=False):
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=generator) for shape in ((NUM_TOKENS, HIDDEN), (VOCABULARY, HIDDEN))]
+    if bias:
+        tensors.append(torch.randn(VOCABULARY, generator=generator))
+    targets = torch.randint(0, VOCABULARY, (NUM_TOKENS,), generator=generator)
+    return [tensor.to(dtype).requires_grad_() for tensor in tensors], targets
+
+
+def gradients(logps, tensors):
+    """Of a sum in which every token has a weight of its own, some of them negative or zero."""
+    return torch.autograd.grad((logps * torch.linspace(-1.0, 1.0, NUM_TOKENS)).sum(), tensors)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 5, NUM_TOKENS, 1000])
+@pytest.mark.parametrize("bias", [False, True])
+def test_chunks_of_the_head_give_the_log_softmax_and_its_gradients(chunk_tokens, bias, monkeypatch):
+    monkeypatch.setitem(logprobs._CHUNK_ELEMENTS, "cpu", chunk_tokens * VOCABULARY)
+    tensors, targets = head(bias=bias)
+    logits = torch.nn.functional.linear(*tensors)
+    expected = logits.log_softmax(-1)[torch.arange(NUM_TOKENS), targets]
+    found = token_logps(tensors[0], tensors[1], tensors[2] if bias else None, targets)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
+    for one, other in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_is_summed_in_float32(monkeypatch):
+    monkeypatch.setitem(logprobs._CHUNK_ELEMENTS, "cpu", 4 * VOCABULARY)
+    tensors, targets = head(torch.bfloat16)
+    exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    expected = torch.nn.functional.linear(*exact).log_softmax(-1)[torch.arange(NUM_TOKENS), targets]
+    found = token_logps(*tensors, None, targets)
+    assert found.dtype == torch.float32
+    # No logit is rounded to bfloat16, which would cost up to 2^-8 of it.
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+    for one, other in zip(gradients(found, tensors), gradients(expected, exact), strict=True):
+        assert one.dtype == torch.bfloat16
+        assert ((one.double() - other).norm() / other.norm()).item() < 4e-3
+
+
+def test_weights_that_are_frozen_get_no_gradient():
+    tensors, targets = head()
+    frozen = tensors[1].detach()
+    found = token_logps(tensors[0], frozen, None, targets)
+    (gradient,) = gradients(found, tensors[:1])
+    expected = gradients(
+        torch.nn.functional.linear(tensors[0], frozen).log_softmax(-1)[range(NUM_TOKENS), targets], tensors[:1]
+    )
+    torch.testing.assert_close(gradient, expected[0], atol=1e-5, rtol=1e-5)
+
+
+def test_no_tokens_at_all_are_no_error():
+    tensors, _ = head()
+    found = token_logps(tensors[0][:0], tensors[1], None, torch.zeros(0, dtype=torch.int64))
+    assert found.shape == (0,)
+    assert sum_by_sequence(found, torch.zeros(0, dtype=torch.int64), 2).tolist() == [0.0, 0.0]
+
+
+def test_tokens_are_summed_by_sequence():
+    found = sum_by_sequence(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2, 0, 2]), 3)
+    assert found.tolist() == [2.0, 0.0, 5.0]

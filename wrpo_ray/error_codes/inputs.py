@@ -99,9 +99,9 @@ INPUTS = {
         "Remove it from extra_args.",
     ),
     "WRPO-C019": Entry(
-        "the global batch cannot be divided",
-        "Every worker takes the same number of micro batches of each optimizer step.",
-        "Make global_batch_size a multiple of micro_batch_size * num_workers.",
+        "the global batch is smaller than the number of workers",
+        "Every worker takes rows of each optimizer step, so there must be at least one for each.",
+        "Raise global_batch_size, or lower num_workers.",
     ),
     "WRPO-C020": Entry(
         "lengths leave no room",

@@ -18,8 +18,9 @@ SCRATCH = "scratch"
 CHECKPOINTS = "checkpoints"
 # How a run is spread over machines, saved and logged changes its trajectory by rounding at most.
 _FREE_FIELDS = {
-    "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_size", "zero_stage", "max_failures",
-    "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps",
+    "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_tokens", "zero_stage", "max_failures",
+    "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "share_prompts",
+    "shared_attention",
 }  # fmt: skip
 
 
@@ -63,7 +64,7 @@ class TrainJob(Frozen):
 
     @property
     def sizes(self) -> BatchSizes:
-        return BatchSizes(self.train.global_batch_size, self.train.micro_batch_size, self.train.num_workers)
+        return BatchSizes(self.train.global_batch_size, self.train.micro_batch_tokens, self.train.num_workers)
 
     @property
     def steps_per_epoch(self) -> int:

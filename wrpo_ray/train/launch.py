@@ -142,6 +142,7 @@ def trained(job: TrainJob, outcome: Mapping[str, Any], counts: TokenCounts, star
             "num_steps": job.num_steps,
             "loss": metrics["loss"],
             "grad_norm": metrics["grad_norm"],
+            "share_prompts": outcome["share_prompts"],
             **accuracies,
             **attempts_summary(job.scratch),
             "seconds": round(time.monotonic() - started, 3),

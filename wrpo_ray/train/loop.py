@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import ray.train
@@ -19,15 +20,16 @@ from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import stable_hash
 from wrpo_ray.storage.manifest import FileEntry, read_manifest
 from wrpo_ray.train import resume
+from wrpo_ray.train.collate import Collate
 from wrpo_ray.train.files import on_node, replace_folder
 from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.metrics import TENSORBOARD, MetricsWriter
-from wrpo_ray.train.model import load_model, save_model
+from wrpo_ray.train.model import load_policy, save_model
 from wrpo_ray.train.preemption import PreemptionWatch
 from wrpo_ray.train.random_state import seed_everything
 from wrpo_ray.train.ranks import Ranks, current_ranks
 from wrpo_ray.train.tasks import SFTTask, Task, WRPOTask
-from wrpo_ray.train.tokens import TokenTable, name_some
+from wrpo_ray.train.tokens import RESPONSES_OF, TokenTable, name_some
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Worker:
     attempt: resume.Attempt
     engine: Any
     task: Task
+    collate: Collate
     table: TokenTable
     device: torch.device
     writer: MetricsWriter | None = None
@@ -49,12 +52,17 @@ class Worker:
     def rank(self) -> int:
         return self.ranks.rank
 
+    @cached_property
+    def row_tokens(self) -> list[int]:
+        return self.collate.row_tokens(self.table)
+
     def plan(self, step: int) -> StepPlan:
         epoch = step // self.job.steps_per_epoch
         if epoch != self.epoch:
             self.order = tuple(epoch_order(self.job.num_rows, self.job.seed, epoch))
             self.epoch = epoch
-        return plan_step(step % self.job.steps_per_epoch, self.order, self.job.sizes)
+        step_in_epoch = step % self.job.steps_per_epoch
+        return plan_step(step_in_epoch, self.order, self.job.sizes, self.row_tokens, self.collate.fit)
 
 
 class StoppedError(ArithmeticError):
@@ -69,7 +77,11 @@ def train_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
     worker = set_up(job, ranks, resume.begin(job, ranks))
     try:
         metrics = train(worker)
-        outcome = {"metrics": metrics, "files": [dataclasses.asdict(entry) for entry in save_final(worker)]}
+        outcome = {
+            "metrics": metrics,
+            "files": [dataclasses.asdict(entry) for entry in save_final(worker)],
+            "share_prompts": worker.collate.share_prompts,
+        }
     except StoppedError as error:
         if worker.writer:
             worker.writer.close()
@@ -103,13 +115,13 @@ def set_up(job: TrainJob, ranks: Ranks, attempt: resume.Attempt) -> Worker:
     from wrpo_ray.train import zero
 
     seed_everything(stable_hash("train", job.seed, job.kind) % 2**32)
-    model = load_model(on_node(job.model), job.train)
-    model.train()
-    engine = zero.start_engine(model, job.train, job.sizes.num_micro_batches, job.num_steps)
-    task: Task = SFTTask(job.pad_token_id)
-    if isinstance(job.train, WRPOConfig):
-        task = WRPOTask(job.train, job.num_steps, job.pad_token_id)
-    worker = Worker(job, ranks, attempt, engine, task, TokenTable(job.scratch, job.tokens, task.responses), device)
+    policy = load_policy(on_node(job.model), job.train)
+    policy.train()
+    engine = zero.start_engine(policy, job.train, job.num_steps)
+    collate = Collate(RESPONSES_OF[job.kind], policy.share_prompts, job.pad_token_id)
+    task: Task = WRPOTask(job.train, job.num_steps, collate) if isinstance(job.train, WRPOConfig) else SFTTask(collate)
+    table = TokenTable(job.scratch, job.tokens, collate.responses)
+    worker = Worker(job, ranks, attempt, engine, task, collate, table, device)
     if ranks.rank == 0:
         worker.writer = MetricsWriter(job, resume.history_of(attempt), attempt.working)
     restore(worker)
@@ -159,9 +171,8 @@ def train_step(worker: Worker, step: int) -> dict[str, float | int]:
         for name, value in {"loss": result.loss_sum.detach(), **result.sums}.items():
             sums[name] = sums.get(name, 0.0) + value.double()
         # The sum over the global batch, by its units; DeepSpeed averages over ranks, which is undone here.
-        engine.backward(result.loss_sum * (job.train.num_workers / units), scale_wrt_gas=False)
-        if number < len(micro_batches):
-            engine.step()
+        loss = result.loss_sum * (job.train.num_workers / units)
+        zero.backward(engine, loss, is_last=number == len(micro_batches))
     means = {name: total / units for name, total in reduced_sums(sums).items()}
     if not math.isfinite(means["loss"]):
         raise StoppedError(_non_finite_message("loss", step, gathered(suspects)))
@@ -205,14 +216,15 @@ def save_final(worker: Worker) -> list[FileEntry]:
     from wrpo_ray.train import zero
 
     job, files = worker.job, []
-    state = zero.whole_state(worker.engine)
+    model = worker.engine.module.model
+    state = zero.whole_state(worker.engine, model)
     done = read_manifest(job.folder) if state is not None else None
     if done is not None:
         # Another driver has finished the step meanwhile; what its manifest lists must stay as it is.
         files = list(done.files)
     elif state is not None and worker.writer is not None:
         folder = worker.attempt.working / "model"
-        save_model(worker.engine.module, state, on_node(job.model), folder)
+        save_model(model, state, on_node(job.model), folder)
         files = [worker.writer.close(), *replace_folder(folder, job.folder, "model")]
         if worker.writer.tensorboard.is_dir():
             files += replace_folder(worker.writer.tensorboard, job.folder, TENSORBOARD)

@@ -6,16 +6,22 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from wrpo_ray.config import ModelFiles, TrainConfig
+from wrpo_ray.errors import ModelError
 from wrpo_ray.models import tokenizer_of
+from wrpo_ray.policy import Policy, why_padded
 
 log = logging.getLogger(__name__)
 
 
 def load_model(files: ModelFiles, train: TrainConfig) -> PreTrainedModel:
-    """Return the model in the precision and with the attention of `train`."""
+    """Return the model in the precision and with the attention of `train`.
+
+    Raises ModelError when that attention would leave out a part of the model without a word.
+    """
+    _refuse_dropped_soft_cap(files, train)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         files.path,
         revision=files.revision,
@@ -27,6 +33,29 @@ def load_model(files: ModelFiles, train: TrainConfig) -> PreTrainedModel:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     _repair_generation_config(model)
     return model
+
+
+def _refuse_dropped_soft_cap(files: ModelFiles, train: TrainConfig) -> None:
+    """transformers 5.19 hands the cap to its SDPA function, which ignores it (integrations/sdpa_attention.py)."""
+    config = AutoConfig.from_pretrained(
+        files.path, revision=files.revision, trust_remote_code=files.trust_remote_code
+    ).get_text_config()
+    cap = getattr(config, "attn_logit_softcapping", None)
+    if cap is not None and train.attention == "sdpa":
+        raise ModelError(
+            f"{files.path} caps its attention scores (attn_logit_softcapping = {cap}), which `attention: sdpa` leaves out",
+            code="WRPO-T007",
+            help="set `attention: eager` (or flash_attention_2 on GPUs) in this training section",
+        )
+
+
+def load_policy(files: ModelFiles, train: TrainConfig) -> Policy:
+    """Return the model as training sees it, with shared prompts where they are asked for and known to be exact."""
+    model = load_model(files, train)
+    reason = why_padded(model) if train.share_prompts else None
+    if reason:
+        log.warning("prompts are not shared, batches are padded: %s", reason)
+    return Policy(model, train.share_prompts and reason is None, train.shared_attention)
 
 
 def _repair_generation_config(model: PreTrainedModel) -> None:

@@ -14,15 +14,16 @@ import ray.train.torch
 import torch
 
 from wrpo_ray.errors import DataError
-from wrpo_ray.logprobs import sequence_logps
+from wrpo_ray.policy import Policy
 from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import ReferenceLogps, to_table
 from wrpo_ray.storage.ledger import Finished, Shard, commit, finish, pending, planned
+from wrpo_ray.train.collate import Collate
 from wrpo_ray.train.files import on_node
 from wrpo_ray.train.job import TrainJob
-from wrpo_ray.train.model import load_model
+from wrpo_ray.train.model import load_policy
 from wrpo_ray.train.ranks import current_ranks
-from wrpo_ray.train.tasks import split_responses, stack_responses
+from wrpo_ray.train.tasks import split_responses
 from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, TokenRow, TokenTable, name_some
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _NOT_FINITE = "not_finite"
 def reference_shards(job: TrainJob, prompt_ids: Sequence[str]) -> list[Shard]:
     """Return how the rows are cut; a pass that has begun keeps its cut."""
     per_worker = -(-len(prompt_ids) // (job.train.num_workers * _SHARDS_PER_WORKER))
-    return planned(job.folder, prompt_ids, min(_MAX_ROWS_PER_SHARD, max(job.train.micro_batch_size, per_worker)))
+    return planned(job.folder, prompt_ids, min(_MAX_ROWS_PER_SHARD, per_worker))
 
 
 def reference_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
@@ -48,11 +49,13 @@ def reference_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
     table = TokenTable(job.scratch, job.tokens, QUADRUPLE_RESPONSES)
     row_of = {prompt_id: row for row, prompt_id in enumerate(table.prompt_ids)}
     left = ranks.first(pending(job.folder, reference_shards(job, table.prompt_ids)))
-    model = load_model(on_node(job.model), job.train).to(device)  # pyright: ignore[reportArgumentType]
-    model.eval()
+    policy = load_policy(on_node(job.model), job.train).to(device)
+    policy.eval()
+    collate = Collate(QUADRUPLE_RESPONSES, policy.share_prompts, job.pad_token_id)
     mine = left[ranks.rank :: ranks.size]
     for number, shard in enumerate(mine, start=1):
-        rows = shard_rows(job, model, table, [row_of[item] for item in shard.items], device)
+        indices = [row_of[item] for item in shard.items]
+        rows = shard_rows(policy, collate, table, indices, job.train.micro_batch_tokens, device)
         if broken := [row.prompt_id for row in rows if not all(math.isfinite(value) for value in _logps(row))]:
             # Not committed: numbers like these may come from a broken device, and the next run tries them again.
             (job.scratch / _NOT_FINITE / f"{shard.name}.json").write_json(broken)
@@ -63,24 +66,25 @@ def reference_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
 
 
 def shard_rows(
-    job: TrainJob, model: Any, table: TokenTable, indices: Sequence[int], device: torch.device
+    policy: Policy, collate: Collate, table: TokenTable, indices: Sequence[int], max_tokens: int, device: torch.device
 ) -> list[ReferenceLogps]:
-    """Return the log-probs of the rows at `indices`, one forward pass per micro-batch."""
-    size = job.train.micro_batch_size
-    found: list[ReferenceLogps] = []
-    for first in range(0, len(indices), size):
-        found += reference_rows(model, table.rows(indices[first : first + size]), job.pad_token_id, device)
-    return found
+    """Return the log-probs of the rows at `indices`, in that order; a forward pass has at most `max_tokens` tokens."""
+    row_tokens = collate.row_tokens(table)
+    found: dict[int, ReferenceLogps] = {}
+    for numbers in collate.fit([row_tokens[index] for index in indices], max_tokens):
+        rows = table.rows([indices[number] for number in numbers])
+        found.update(zip(numbers, reference_rows(policy, collate, rows, device), strict=True))
+    return [found[number] for number in range(len(indices))]
 
 
 @torch.no_grad()
 def reference_rows(
-    model: Any, rows: Sequence[TokenRow], pad_token_id: int, device: torch.device
+    policy: Policy, collate: Collate, rows: Sequence[TokenRow], device: torch.device
 ) -> list[ReferenceLogps]:
     """Return log-probs and numbers of response tokens of `rows`."""
-    batch = stack_responses(rows, QUADRUPLE_RESPONSES, pad_token_id).to(device)
-    logps = [values.tolist() for values in split_responses(sequence_logps(model, batch))]
-    lengths = [values.tolist() for values in split_responses(batch.response_mask.sum(dim=1))]
+    batch = collate(rows).to(device)
+    logps = [values.tolist() for values in split_responses(policy(batch))]
+    lengths = [values.tolist() for values in split_responses(batch.num_response_tokens)]
     return [
         ReferenceLogps(row["prompt_id"], *(column[index] for column in (*logps, *lengths)))
         for index, row in enumerate(rows)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wrpo_ray.errors import WrpoError
+from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.manifest import FileEntry
+from wrpo_ray.storage.stores import local_errors
 from wrpo_ray.train.attempts import record_attempt
 from wrpo_ray.train.checkpoints import (
     Checkpoint,
@@ -26,6 +29,7 @@ from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.metrics import METRICS_FILE
 from wrpo_ray.train.random_state import load_random_state, save_random_state
 from wrpo_ray.train.ranks import Ranks
+from wrpo_ray.train.snapshot import Held, held
 from wrpo_ray.train.universal import UNIVERSAL, convert, fits, require_convertible
 
 log = logging.getLogger(__name__)
@@ -129,28 +133,70 @@ def _random_file(rank: int) -> str:
     return f"random-rank-{rank:05d}.pt"
 
 
-def save(
-    job: TrainJob, ranks: Ranks, attempt: Attempt, engine: Any, step: int, layout: Mapping[str, Any], history: str
-) -> None:
-    """Store a checkpoint after `step` optimizer steps and prune older ones; all ranks call it and it is whole after.
+@dataclass(frozen=True)
+class Snapshot:
+    """This rank's share of a checkpoint: in a folder of its own, but for what is still held in memory."""
 
-    layout: world_size and zero_stage, which decide how it can be loaded. Raises StorageError.
+    folder: Path
+    held: Held | None
+
+
+def take(ranks: Ranks, attempt: Attempt, engine: Any, history: str, *, in_memory: bool) -> Snapshot:
+    """Take down where training stands; all ranks call it, and may go on training when it returns.
+
+    in_memory: make a copy of DeepSpeed's state and leave it to `store` to write it.
     """
     from wrpo_ray.train import zero
 
-    private = attempt.working / f"rank-{ranks.rank:05d}"
-    private.mkdir(parents=True)
-    zero.save_checkpoint(engine, private, ENGINE)
-    save_random_state(private / _random_file(ranks.rank))
+    folder = attempt.working / f"rank-{ranks.rank:05d}"
+    folder.mkdir(parents=True)
+    save_random_state(folder / _random_file(ranks.rank))
     if ranks.rank == 0:
-        (private / METRICS_FILE).write_text(history, encoding="utf-8")
-    folder = job.checkpoints / checkpoint_name(step, attempt.name)
-    entries = [entry for part in ranks.gathered(upload_folder(private, folder)) for entry in part]
-    shutil.rmtree(private)
+        (folder / METRICS_FILE).write_text(history, encoding="utf-8")
+    if not in_memory:
+        zero.save_checkpoint(engine, folder, ENGINE)
+        return Snapshot(folder, None)
+    with held(engine) as copies:
+        zero.save_checkpoint(engine, folder, ENGINE)
+    return Snapshot(folder, copies)
+
+
+def store(job: TrainJob, attempt: Attempt, step: int, snapshot: Snapshot) -> list[FileEntry]:
+    """Bring this rank's share of the checkpoint after `step` to the run's store and return its files.
+
+    Talks to no other rank. Raises StorageError.
+    """
+    if snapshot.held is not None:
+        with local_errors("write", snapshot.folder):
+            snapshot.held.write()
+    entries = upload_folder(snapshot.folder, _folder(job, attempt, step))
+    shutil.rmtree(snapshot.folder)
+    return entries
+
+
+def commit(job: TrainJob, attempt: Attempt, step: int, files: Sequence[FileEntry], layout: Mapping[str, Any]) -> None:
+    """Mark the checkpoint after `step` as complete and prune older ones; one rank calls it, after all have stored.
+
+    layout: world_size and zero_stage, which decide how it can be loaded. Raises StorageError.
+    """
+    folder = _folder(job, attempt, step)
+    commit_checkpoint(folder, step, files, trainer_state(job, step, layout))
+    prune(job.checkpoints, job.train.keep_checkpoints)
+    log.info("%s: checkpoint after step %d: %s", job.kind, step, folder.name)
+
+
+def _folder(job: TrainJob, attempt: Attempt, step: int) -> Location:
+    return job.checkpoints / checkpoint_name(step, attempt.name)
+
+
+def save(
+    job: TrainJob, ranks: Ranks, attempt: Attempt, engine: Any, step: int, layout: Mapping[str, Any], history: str
+) -> None:
+    """Store a checkpoint after `step` optimizer steps and prune older ones; all ranks call it and it is whole after."""
+    snapshot = take(ranks, attempt, engine, history, in_memory=False)
+    entries = [entry for part in ranks.gathered(store(job, attempt, step, snapshot)) for entry in part]
     if ranks.rank == 0:
-        commit_checkpoint(folder, step, entries, trainer_state(job, step, layout))
-        prune(job.checkpoints, job.train.keep_checkpoints)
-        log.info("%s: checkpoint after step %d: %s", job.kind, step, folder.name)
+        commit(job, attempt, step, entries, layout)
     ranks.wait()
 
 

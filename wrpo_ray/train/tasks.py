@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import torch
 
-from wrpo_ray.batching import MicroBatch, PaddedBatch, StepPlan, pad_sequences
+from wrpo_ray.batching import MicroBatch, StepPlan
 from wrpo_ray.config import WRPOConfig
-from wrpo_ray.logprobs import sequence_logps
 from wrpo_ray.objectives import ObjectiveTerms, SequenceLogps, effective_alpha, needs_reference, preference_objective
 from wrpo_ray.schedules import alpha_at
-from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, SFT_RESPONSES, TokenRow, TokenTable
+from wrpo_ray.train.collate import Collator
+from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, TokenRow, TokenTable
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class MicroResult:
 
 
 class Task(Protocol):
-    """SFT or WRPO. `units` is what the loss of a whole global batch is divided by: tokens, or rows."""
+    """SFT or WRPO. `units` is what the loss of a whole global batch is divided by: tokens, or rows.
 
-    @property
-    def responses(self) -> tuple[str, ...]: ...
+    `run` calls the model with a batch of the rows and gets the summed log-probs of their responses (policy.py).
+    """
 
     def units(self, plan: StepPlan, table: TokenTable) -> int: ...
 
@@ -46,10 +46,8 @@ class Task(Protocol):
 class SFTTask:
     """Negative log-likelihood of response tokens, averaged over all response tokens of the global batch."""
 
-    responses: tuple[str, ...] = SFT_RESPONSES
-
-    def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
+    def __init__(self, collate: Collator) -> None:
+        self.collate = collate
 
     def units(self, plan: StepPlan, table: TokenTable) -> int:
         return table.count(plan.rows)
@@ -60,8 +58,7 @@ class SFTTask:
     def run(
         self, model: Any, rows: Sequence[TokenRow], micro: MicroBatch, step: int, device: torch.device
     ) -> MicroResult:
-        batch = stack_responses(rows, self.responses, self.pad_token_id).to(device)
-        row_losses = -sequence_logps(model, batch)
+        row_losses = -model(self.collate(rows).to(device))
         loss_sum = (row_losses * torch.tensor(micro.weights, device=device)).sum()
         return MicroResult(loss_sum, {}, row_losses.detach())
 
@@ -69,12 +66,10 @@ class SFTTask:
 class WRPOTask:
     """A preference objective, averaged over the rows of the global batch."""
 
-    responses: tuple[str, ...] = QUADRUPLE_RESPONSES
-
-    def __init__(self, config: WRPOConfig, num_steps: int, pad_token_id: int) -> None:
+    def __init__(self, config: WRPOConfig, num_steps: int, collate: Collator) -> None:
         self.config = config
         self.num_steps = num_steps
-        self.pad_token_id = pad_token_id
+        self.collate = collate
 
     def units(self, plan: StepPlan, table: TokenTable) -> int:
         return len(plan.rows)
@@ -85,9 +80,9 @@ class WRPOTask:
     def run(
         self, model: Any, rows: Sequence[TokenRow], micro: MicroBatch, step: int, device: torch.device
     ) -> MicroResult:
-        batch = stack_responses(rows, self.responses, self.pad_token_id).to(device)
-        policy = split_responses(sequence_logps(model, batch))
-        num_tokens = split_responses(batch.response_mask.sum(dim=1))
+        batch = self.collate(rows).to(device)
+        policy = split_responses(model(batch))
+        num_tokens = split_responses(batch.num_response_tokens)
         reference = reference_logps(rows, device) if needs_reference(self.config) else None
         alpha = alpha_at(step, self.num_steps, self.config.alpha)
         terms = preference_objective(policy, reference, num_tokens, self.config, alpha)
@@ -96,15 +91,9 @@ class WRPOTask:
         return MicroResult((terms.loss * weights).sum(), sums, terms.loss.detach())
 
 
-def stack_responses(rows: Sequence[TokenRow], responses: Sequence[str], pad_token_id: int) -> PaddedBatch:
-    """Return all first responses, then all second ones, ...: right-padded, [responses * rows, length]."""
-    prompts = [row["prompt"] for _ in responses for row in rows]
-    return pad_sequences(prompts, [row[name] for name in responses for row in rows], pad_token_id)
-
-
 def split_responses(values: torch.Tensor) -> SequenceLogps:
-    """Return [3 * rows] values, stacked by `stack_responses`, as three tensors [rows]."""
-    return SequenceLogps(*values.chunk(3))
+    """Return [3 * rows] values, three of each row side by side, as three tensors [rows]."""
+    return SequenceLogps(*values.view(-1, 3).unbind(dim=1))
 
 
 def reference_logps(rows: Sequence[TokenRow], device: torch.device) -> SequenceLogps:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 QUADRUPLE_RESPONSES = ("source_chosen", "target_chosen", "rejected")
 SFT_RESPONSES = ("response",)
+RESPONSES_OF = {"sft": SFT_RESPONSES, "reference": QUADRUPLE_RESPONSES, "wrpo": QUADRUPLE_RESPONSES}
 _MAX_NAMED = 10
 
 TokenRow = dict[str, Any]
@@ -133,7 +134,11 @@ class TokenTable:
         self.table = pq.read_table(pa.BufferReader(verified_bytes(folder, entry))).combine_chunks()
         self.responses = tuple(responses)
         # Response tokens of every row: what the loss of SFT is divided by, known to all ranks without talking.
-        self.num_tokens = {name: [len(ids) for ids in self.table[name]] for name in responses}
+        self.num_tokens = {name: self._lengths(name) for name in responses}
+        self.num_prompt_tokens = self._lengths("prompt")
+
+    def _lengths(self, column: str) -> list[int]:
+        return self.table[column].combine_chunks().value_lengths().to_pylist()
 
     @property
     def prompt_ids(self) -> list[str]:
