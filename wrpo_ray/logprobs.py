@@ -6,8 +6,8 @@ gradient is a negative log-likelihood with a weight for each response, so nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -16,18 +16,43 @@ from wrpo_ray.batching import PaddedBatch
 # Logits in memory at a time, in elements of float32: 32 MiB on a CPU, where caches are small; 512 MiB on a GPU, where
 # the head's weights should be read for a thousand tokens at once.
 _CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**27}
+# What is kept for the gradient instead of being computed again: 64 MiB and 1 GiB, whatever the vocabulary.
+_KEPT_ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
 
 
 def token_logps(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Return log softmax(hidden @ weight.T + bias)[target], float32 [tokens], keeping only `hidden` for the gradient.
+    """Return log softmax(hidden @ weight.T + bias)[target], float32 [tokens], in memory that is flat in the vocabulary.
 
     hidden: [tokens, hidden size]; weight: [vocabulary, hidden size]; bias: [vocabulary]; targets: int64 [tokens].
-    Logits are computed chunk by chunk, and once more for the gradient; sums are float32 whatever the inputs are.
+    Logits are computed chunk by chunk; those beyond a fixed budget once more for the gradient. Sums are float32,
+    whatever the inputs are.
     """
     logps: torch.Tensor = _TokenLogps.apply(hidden, weight, bias, targets)  # pyright: ignore[reportAssignmentType]
     return logps
+
+
+def cut_cross_entropy_logps(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, *, impl: str = "cce"
+) -> torch.Tensor:
+    """Return what `token_logps` does, from Apple's fused kernel, which never writes a logit to memory.
+
+    Exact: small gradients are not filtered away. Raises ValueError when the head has a bias: the kernel knows none.
+    Source: https://arxiv.org/abs/2411.09009.
+    """
+    from cut_cross_entropy import linear_cross_entropy
+
+    if bias is not None:
+        raise ValueError("the language model head has a bias; set head_kernel: chunked")
+    return -linear_cross_entropy(hidden, weight, targets, reduction="none", filter_eps=None, impl=impl).float()
+
+
+HeadKernel = Literal["chunked", "cut_cross_entropy"]
+HEAD_KERNELS: Mapping[HeadKernel, Callable[..., torch.Tensor]] = {
+    "chunked": token_logps,
+    "cut_cross_entropy": cut_cross_entropy_logps,
+}
 
 
 def sum_by_sequence(values: torch.Tensor, sequence_of: torch.Tensor, num_sequences: int) -> torch.Tensor:
@@ -41,25 +66,31 @@ class _TokenLogps(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
     ) -> torch.Tensor:
         logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        normalizers = torch.empty_like(logps)
+        kept: dict[int, _Chunk] = {}
+        room = _limit(_KEPT_ELEMENTS, weight) if any(ctx.needs_input_grad) else 0
         for part in _chunks(len(hidden), weight):
-            logits = _logits(hidden[part], weight, bias)
-            normalizers[part] = logits.logsumexp(dim=-1)
-            logps[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - normalizers[part]
-        ctx.save_for_backward(hidden, weight, bias, targets, normalizers)
+            chunk = _chunk(hidden[part], weight, bias, targets[part])
+            logps[part] = chunk.shifted - chunk.sums.log()
+            if chunk.exponentials.numel() <= room:
+                room -= chunk.exponentials.numel()
+                kept[part.start] = chunk
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.kept = kept
         return logps
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,) = gradients
-        hidden, weight, bias, targets, normalizers = ctx.saved_tensors
+        hidden, weight, bias, targets = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if wants_weight else None
         grad_bias = torch.zeros(weight.shape[0], dtype=torch.float32, device=weight.device) if wants_bias else None
         for part in _chunks(len(hidden), weight):
+            # Taken out, since it is overwritten: a second backward through the same graph computes it again.
+            chunk = ctx.kept.pop(part.start, None) or _chunk(hidden[part], weight, bias, targets[part])
             # d logp[t] / d logits[t] = onehot(target) - softmax(logits)
-            rows = _logits(hidden[part], weight, bias).sub_(normalizers[part, None]).exp_().mul_(-grad[part, None])
+            rows = chunk.exponentials.mul_((-grad[part] / chunk.sums)[:, None])
             rows.scatter_add_(-1, targets[part, None], grad[part, None])
             if grad_bias is not None:
                 grad_bias += rows.sum(dim=0)
@@ -76,8 +107,28 @@ class _TokenLogps(torch.autograd.Function):
         )
 
 
+class _Chunk(NamedTuple):
+    """Of some tokens: exp(logit - largest) [tokens, vocabulary], the sums of that, and the target's logit - largest."""
+
+    exponentials: torch.Tensor
+    sums: torch.Tensor
+    shifted: torch.Tensor
+
+
+def _chunk(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor) -> _Chunk:
+    logits = _logits(hidden, weight, bias)
+    logits -= logits.amax(dim=-1, keepdim=True)
+    shifted = logits.gather(-1, targets[:, None]).squeeze(-1)
+    exponentials = logits.exp_()
+    return _Chunk(exponentials, exponentials.sum(dim=-1), shifted)
+
+
+def _limit(elements: Mapping[str, int], like: torch.Tensor) -> int:
+    return elements.get(like.device.type, elements["cpu"])
+
+
 def _chunks(num_tokens: int, weight: torch.Tensor) -> Iterator[slice]:
-    size = max(1, _CHUNK_ELEMENTS.get(weight.device.type, _CHUNK_ELEMENTS["cpu"]) // weight.shape[0])
+    size = max(1, _limit(_CHUNK_ELEMENTS, weight) // weight.shape[0])
     return (slice(first, first + size) for first in range(0, num_tokens, size))
 
 

@@ -76,6 +76,12 @@ class PackedBatch:
         lengths = [length for group in self.layout.response_lengths for length in group]
         return torch.tensor(lengths, device=self.targets.device)
 
+    @property
+    def last_tokens(self) -> torch.Tensor:
+        """Where each response's last token stands in the row, int64 [sequences]; no response may be empty."""
+        last = [place[-1] for _, places in self.layout.groups() for place in places]
+        return torch.tensor(last, device=self.targets.device)
+
     def to(self, device: torch.device) -> PackedBatch:
         """Return the batch on `device`."""
         names = ("input_ids", "position_ids", "predicting", "targets", "sequence_of")

@@ -1,4 +1,4 @@
-"""A causal language model as training sees it: batches in, summed log-probs of responses out.
+"""A model as training and scoring see it: batches in, summed log-probs of responses (or rewards) out.
 
 Architectures that are known to be exact with shared prompts take packed batches; all others take padded ones.
 """
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from wrpo_ray.attention import SHARED_PROMPT, Kernel, SharedPrompts
 from wrpo_ray.batching import PaddedBatch
-from wrpo_ray.logprobs import padded_sequence_logps, sum_by_sequence, token_logps
+from wrpo_ray.logprobs import HEAD_KERNELS, HeadKernel, padded_sequence_logps, sum_by_sequence
 from wrpo_ray.packing import PackedBatch
 
 # tests/unit/test_policy.py compares each of them with the padded path. What an architecture must do for it: go through
@@ -24,6 +24,13 @@ SHARED_PROMPT_ARCHITECTURES = frozenset(
         "GPTNeoXForCausalLM",
     }
 )  # fmt: skip
+# The same for reward models, whose last hidden state becomes a reward by one linear layer, `score`.
+SHARED_PROMPT_CLASSIFIERS = frozenset(
+    {
+        "LlamaForSequenceClassification", "Qwen2ForSequenceClassification", "Qwen3ForSequenceClassification",
+        "Gemma3TextForSequenceClassification", "MistralForSequenceClassification", "GPTNeoXForSequenceClassification",
+    }
+)  # fmt: skip
 # Rotary embeddings that depend on the longest sequence of a batch, not on the position alone.
 _LENGTH_DEPENDENT_ROPE = frozenset({"dynamic", "longrope"})
 _SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
@@ -32,9 +39,8 @@ _SOFT_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 def why_padded(model: PreTrainedModel) -> str | None:
     """Return why shared prompts are not known to be exact for the model, or None where they are."""
     architecture = type(model).__name__
-    if architecture not in SHARED_PROMPT_ARCHITECTURES:
-        known = ", ".join(sorted(SHARED_PROMPT_ARCHITECTURES))
-        return f"{architecture} is none of the architectures that are known to be exact ({known})"
+    if architecture not in SHARED_PROMPT_ARCHITECTURES | SHARED_PROMPT_CLASSIFIERS:
+        return f"{architecture} is none of the architectures that are known to be exact (see wrpo_ray/policy.py)"
     config = model.config.get_text_config()
     if kinds := _rope_types(config) & _LENGTH_DEPENDENT_ROPE:
         return f"its rotary embedding ({', '.join(sorted(kinds))}) depends on the longest sequence of a batch"
@@ -52,10 +58,12 @@ def _rope_types(config: Any) -> set[str]:
 class Policy(torch.nn.Module):
     """The module that is trained: `model` of transformers, with the head on response tokens alone.
 
-    kernel: how attention over shared prompts is computed (attention.py).
+    kernel, head_kernel: how attention over shared prompts (attention.py) and log-probs (logprobs.py) are computed.
     """
 
-    def __init__(self, model: PreTrainedModel, share_prompts: bool, kernel: Kernel = "auto") -> None:
+    def __init__(
+        self, model: PreTrainedModel, share_prompts: bool, kernel: Kernel = "auto", head_kernel: HeadKernel = "chunked"
+    ) -> None:
         """Wrap `model`; with `share_prompts` its attention becomes that of packed batches.
 
         Raises ValueError when the architecture is not known to be exact with shared prompts (see `why_padded`).
@@ -68,7 +76,7 @@ class Policy(torch.nn.Module):
             if reason := why_padded(model):
                 raise ValueError(f"shared prompts are not possible: {reason}")
             model.set_attn_implementation(SHARED_PROMPT)
-            self.head = ResponseHead(model.get_output_embeddings())
+            self.head = ResponseHead(model.get_output_embeddings(), head_kernel)
 
     def forward(self, batch: PackedBatch | PaddedBatch) -> torch.Tensor:
         """Return the summed log-probs of each response, float32 [sequences]."""
@@ -85,14 +93,15 @@ class ResponseHead(torch.nn.Module):
     A module of its own because ZeRO 3 gathers a parameter when a module that has it is called.
     """
 
-    def __init__(self, linear: Any) -> None:
+    def __init__(self, linear: Any, kernel: HeadKernel) -> None:
         super().__init__()
+        self.compute = HEAD_KERNELS[kernel]
         self.weight: torch.Tensor = linear.weight
         self.bias: torch.Tensor | None = linear.bias
 
     def forward(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the log-prob of each target, float32 [tokens], given hidden states [tokens, hidden size]."""
-        return token_logps(hidden, self.weight, self.bias, targets)
+        return self.compute(hidden, self.weight, self.bias, targets)
 
 
 def shared_prompt_hidden(base_model: torch.nn.Module, batch: PackedBatch, kernel: Kernel = "auto") -> torch.Tensor:
@@ -106,3 +115,12 @@ def shared_prompt_hidden(base_model: torch.nn.Module, batch: PackedBatch, kernel
         use_cache=False,
         shared_prompts=SharedPrompts(batch.layout, kernel),
     ).last_hidden_state[0]
+
+
+def shared_prompt_logits(classifier: Any, batch: PackedBatch, kernel: Kernel = "auto") -> torch.Tensor:
+    """Return the logits of a sequence classifier at each response's last token, [sequences, labels].
+
+    classifier: one of SHARED_PROMPT_CLASSIFIERS, with the attention implementation `attention.SHARED_PROMPT`.
+    """
+    hidden = shared_prompt_hidden(classifier.base_model, batch, kernel)
+    return classifier.score(hidden[batch.last_tokens])

@@ -7,7 +7,13 @@ from transformers import LlamaForCausalLM
 from tests import tiny
 from wrpo_ray import logprobs
 from wrpo_ray.batching import pad_sequences
-from wrpo_ray.logprobs import padded_sequence_logps, selected_logps, sum_by_sequence, token_logps
+from wrpo_ray.logprobs import (
+    cut_cross_entropy_logps,
+    padded_sequence_logps,
+    selected_logps,
+    sum_by_sequence,
+    token_logps,
+)
 
 
 @pytest.fixture
@@ -78,8 +84,10 @@ def gradients(logps, tensors):
 
 @pytest.mark.parametrize("chunk_tokens", [1, 5, NUM_TOKENS, 1000])
 @pytest.mark.parametrize("bias", [False, True])
-def test_chunks_of_the_head_give_the_log_softmax_and_its_gradients(chunk_tokens, bias, monkeypatch):
+@pytest.mark.parametrize("kept_tokens", [0, 11, 1000])
+def test_chunks_of_the_head_give_the_log_softmax_and_its_gradients(chunk_tokens, kept_tokens, bias, monkeypatch):
     monkeypatch.setitem(logprobs._CHUNK_ELEMENTS, "cpu", chunk_tokens * VOCABULARY)
+    monkeypatch.setitem(logprobs._KEPT_ELEMENTS, "cpu", kept_tokens * VOCABULARY)
     tensors, targets = head(bias=bias)
     logits = torch.nn.functional.linear(*tensors)
     expected = logits.log_softmax(-1)[torch.arange(NUM_TOKENS), targets]
@@ -103,6 +111,20 @@ def test_bfloat16_is_summed_in_float32(monkeypatch):
         assert ((one.double() - other).norm() / other.norm()).item() < 4e-3
 
 
+@pytest.mark.slow
+def test_the_fused_kernel_is_called_for_the_same_numbers():
+    """Its own version in torch runs on a CPU; what is compared is sign, order and that no gradient is left out."""
+    pytest.importorskip("cut_cross_entropy")
+    tensors, targets = head()
+    found = cut_cross_entropy_logps(*tensors, None, targets, impl="torch_compile")
+    expected = token_logps(*tensors, None, targets)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
+    for one, other in zip(gradients(found, tensors), gradients(expected, tensors), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="head has a bias"):
+        cut_cross_entropy_logps(*tensors, torch.zeros(VOCABULARY), targets)
+
+
 def test_weights_that_are_frozen_get_no_gradient():
     tensors, targets = head()
     frozen = tensors[1].detach()
@@ -124,3 +146,27 @@ def test_no_tokens_at_all_are_no_error():
 def test_tokens_are_summed_by_sequence():
     found = sum_by_sequence(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2, 0, 2]), 3)
     assert found.tolist() == [2.0, 0.0, 5.0]
+
+
+def test_a_second_backward_through_the_same_graph_is_right_too():
+    tensors, targets = head()
+    total = token_logps(*tensors, None, targets).sum()
+    first = torch.autograd.grad(total, tensors, retain_graph=True)
+    second = torch.autograd.grad(total, tensors)
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_only_a_fixed_share_of_the_logits_is_computed_once(monkeypatch):
+    computed = []
+    real = logprobs._chunk
+    monkeypatch.setattr(logprobs, "_chunk", lambda hidden, *rest: computed.append(len(hidden)) or real(hidden, *rest))
+    monkeypatch.setitem(logprobs._CHUNK_ELEMENTS, "cpu", 10 * VOCABULARY)
+    monkeypatch.setitem(logprobs._KEPT_ELEMENTS, "cpu", 20 * VOCABULARY)
+    tensors, targets = head()
+    token_logps(*tensors, None, targets).sum().backward()
+    # Chunks of 10, 10, 10 and 7 tokens; the first two are kept.
+    assert computed == [10, 10, 10, 7, 10, 7]
+    with torch.no_grad():
+        token_logps(*tensors, None, targets)
+    assert sum(computed[6:]) == NUM_TOKENS

@@ -5,14 +5,34 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    Gemma3TextConfig,
+    Gemma3TextForSequenceClassification,
+    GPTNeoXConfig,
+    GPTNeoXForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    MistralConfig,
+    MistralForSequenceClassification,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
+)
 
 from tests.tiny import chatml_tokenizer, headers_tokenizer, save_classifier
+from tests.unit.test_policy import HEADS, SIZES, SLIDING
+from wrpo_ray.attention import SHARED_PROMPT
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import TransformersRewardConfig
+from wrpo_ray.engines.answer_groups import AnswerGroup, group_answers
 from wrpo_ray.engines.protocol import Answer, SetAside
-from wrpo_ray.engines.transformers_scorer import TransformersScorer, batches_by_tokens
+from wrpo_ray.engines.transformers_scorer import TransformersScorer
 from wrpo_ray.errors import ModelError
+from wrpo_ray.packing import pack_groups
+from wrpo_ray.policy import SHARED_PROMPT_CLASSIFIERS, shared_prompt_logits, why_padded
 from wrpo_ray.schema import Prompt
 
 MESSAGES = [{"role": "user", "content": "Say Paris"}]
@@ -54,18 +74,69 @@ def reward(path: Path, **fields: object) -> TransformersRewardConfig:
     return TransformersRewardConfig.model_validate({**common, **fields})
 
 
-def test_batches_by_tokens() -> None:
-    assert list(batches_by_tokens([5, 2, 5, 2], 10)) == [[0, 2], [1, 3]]
-    assert list(batches_by_tokens([30, 1], 10)) == [[0], [1]]
-    assert list(batches_by_tokens([], 10)) == []
+def test_answers_of_a_prompt_share_what_they_begin_with() -> None:
+    encoded = {0: [1, 2, 3, 4], 1: [7, 8], 3: [1, 2, 3, 5, 6], 4: [1, 2, 9], 5: [7, 8]}
+    prompt_of = {0: "a", 1: "b", 3: "a", 4: "a", 5: "b"}
+    of_a = AnswerGroup((0, 3, 4), [1, 2], ([3, 4], [3, 5, 6], [9]))
+    # Equal answers: each keeps its last token, which gives its reward.
+    of_b = AnswerGroup((1, 5), [7], ([8], [8]))
+    assert group_answers(encoded, prompt_of, 100) == [of_a, of_b]
+    assert [group.num_tokens for group in (of_a, of_b)] == [8, 3]
+    cut = group_answers(encoded, prompt_of, 7)
+    assert [group.positions for group in cut] == [(0, 3), (4,), (1, 5)]
+    assert all(group.num_tokens <= 7 for group in cut)
+    alone = group_answers({0: [1, 2], 1: [3, 4, 5]}, {0: "a", 1: "a"}, 100)
+    assert alone == [AnswerGroup((0,), [1], ([2],)), AnswerGroup((1,), [3, 4], ([5],))]
 
 
+CLASSIFIERS = {
+    "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**HEADS, num_labels=1)),
+    "qwen2": lambda: Qwen2ForSequenceClassification(Qwen2Config(**HEADS, num_labels=1)),
+    "qwen3": lambda: Qwen3ForSequenceClassification(Qwen3Config(**HEADS, head_dim=8, num_labels=1)),
+    "gemma3": lambda: Gemma3TextForSequenceClassification(
+        Gemma3TextConfig(**HEADS, head_dim=8, sliding_window=6, layer_types=SLIDING, num_labels=1)
+    ),
+    "mistral": lambda: MistralForSequenceClassification(MistralConfig(**HEADS, sliding_window=5, num_labels=1)),
+    "gpt-neox": lambda: GPTNeoXForSequenceClassification(
+        GPTNeoXConfig(**SIZES, num_attention_heads=4, max_position_embeddings=128, num_labels=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_shared_prompts_give_the_reward_of_each_answer_alone(name: str) -> None:
+    torch.manual_seed(0)
+    model = CLASSIFIERS[name]().eval()
+    assert type(model).__name__ in SHARED_PROMPT_CLASSIFIERS
+    assert why_padded(model) is None
+    generator = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(0, 101, (length,), generator=generator).tolist() for length in (11, 4)]
+    rests = [[[5, 6, 7, 8, 9, 10, 11], [5, 6], [12]], [[3, 4, 5]]]
+    model.config.pad_token_id = None
+    with torch.inference_mode():
+        alone = [
+            float(model(torch.tensor([prompt + rest])).logits)
+            for prompt, group in zip(prompts, rests, strict=True)
+            for rest in group
+        ]
+        model.set_attn_implementation(SHARED_PROMPT)
+        found = shared_prompt_logits(model, pack_groups(prompts, rests))
+    assert found.shape == (4, 1)
+    assert found.flatten().tolist() == pytest.approx(alone, abs=1e-5)
+    assert len({round(value, 4) for value in alone}) == 4
+
+
+@pytest.mark.parametrize("share_prompts", [True, False])
 @pytest.mark.parametrize("make_tokenizer", [chatml_tokenizer, headers_tokenizer])
-def test_batched_scores_are_those_of_one_row_at_a_time(tmp_path: Path, make_tokenizer: object) -> None:
+def test_batched_scores_are_those_of_one_row_at_a_time(
+    tmp_path: Path, make_tokenizer: object, share_prompts: bool
+) -> None:
     """Also where the end token doubles as padding: a classifier looks for padding to find a row's last token."""
     tokenizer = make_tokenizer()  # pyright: ignore[reportCallIssue]
     path = save_classifier(tmp_path / "model", tokenizer)
-    scores = TransformersScorer(reward(path, max_batch_tokens=120)).score(answers(), lambda: None)
+    scorer = TransformersScorer(reward(path, max_batch_tokens=120, share_prompts=share_prompts))
+    assert scorer.share_prompts == share_prompts
+    scores = scorer.score(answers(), lambda: None)
     model = AutoModelForSequenceClassification.from_pretrained(path)
     chat = ChatTokenizer(tokenizer)
     for text, score in zip(TEXTS, scores, strict=True):

@@ -19,6 +19,7 @@ from wrpo_ray.preflight.model_folder import (
     check_weights,
     locate_model,
 )
+from wrpo_ray.preflight.packages import check_packages
 from wrpo_ray.preflight.tokenizer import check_tokenizer, check_vocabulary
 from wrpo_ray.prompts import PromptSet, read_prompts
 from wrpo_ray.schema import Prompt
@@ -56,6 +57,7 @@ def require_runnable(config: FuseConfig) -> Checked:
 def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem], list[PromptSet]]:
     """Return the problems of models, those of prompts, and the prompts."""
     models, chats = _check_models(config)
+    models.extend(check_packages(config))
     data: list[Problem] = []
     sets: list[PromptSet] = []
     for place, section in _prompt_sections(config):
