@@ -67,13 +67,16 @@ def decomposed(
 ) -> torch.Tensor:  # fmt: skip
     """One call of torch's attention for each prompt and each response; runs on any device and in any precision."""
     layout = shared.layout
+    # Once for the whole row: torch's own grouped heads take 1.6 times as long on a CPU (2 cores, forward and backward).
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
     # One split each: every slice would cost a zero-filled gradient of the whole row.
     pieces = [iter(tensor.split(layout.segment_lengths, dim=2)) for tensor in (query, key, value)]
-    grouped = key.shape[1] != query.shape[1]
+    options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout}
     outputs: list[torch.Tensor] = []
     for prompt_length, responses in zip(layout.prompt_lengths, layout.response_lengths, strict=True):
         prompt = [next(piece) for piece in pieces]
-        options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout, "enable_gqa": grouped}
         mask = _mask(shared, 0, prompt_length, window, query) if window is not None and prompt_length > window else None
         outputs.append(scaled_dot_product_attention(*prompt, attn_mask=mask, is_causal=mask is None, **options))
         for length in responses:
