@@ -3,6 +3,8 @@
 # make demo              the whole method on tiny models, on this machine
 # make test              linters and the default tests; test-slow and test-gpu run the others
 # make chaos             a run of the real stack whose processes are killed at random (CHAOS_SEED, CHAOS_MINUTES)
+# make bench-train       cost of one training step: ours, the published method's, TRL's (BENCH=--quick for a minute)
+# make bench-allocation  what adaptive allocation of samples keeps and spends, on recorded reward tables (two minutes)
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
@@ -19,7 +21,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 # The build of torch comes from wherever pip finds torch: point PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL at CPU builds.
 TORCH := torch==2.13.0
 
-.PHONY: help install demo test test-slow test-gpu chaos lint lock clean tools
+.PHONY: help install demo test test-slow test-gpu chaos bench-train bench-allocation lint lock clean tools
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -62,6 +64,23 @@ test-slow: install
 chaos: install
 	$(BIN)/python -m pytest -q -s -m chaos
 
+# TRL has an environment of its own, since its versions are not ours.
+TRL_STAMP := .venv-trl/.installed
+
+$(TRL_STAMP): requirements/trl.txt | tools
+	@rm -rf .venv-trl
+	$(PYTHON) -m venv .venv-trl
+	echo '*' > .venv-trl/.gitignore
+	echo "installing TRL into .venv-trl"
+	PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore .venv-trl/bin/python -m pip -qq install $(TORCH) -r requirements/trl.txt
+	touch $@
+
+bench-train: install $(TRL_STAMP)
+	$(BIN)/python -m benchmarks.train_step $(BENCH)
+
+bench-allocation: install
+	$(BIN)/python -m benchmarks.allocation $(BENCH)
+
 test-gpu: install
 	$(BIN)/python -m pytest -q -m gpu
 
@@ -81,4 +100,4 @@ lock:
 	mv requirements/.cpu.txt.new requirements/cpu.txt
 
 clean:
-	rm -rf .venv demo_assets build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-trl demo_assets build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""The `wrpo-ray` command: doctor, status, inspect, explain."""
+"""The `wrpo-ray` command: doctor, plan, status, inspect, explain."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from wrpo_ray.console import run_command, start_logging
 # Each module offers main(options) -> exit code, and add_arguments(parser) when it takes any.
 COMMANDS = {
     "doctor": ("wrpo_ray.doctor", "show what is installed and what does not fit together"),
+    "plan": ("wrpo_ray.planning.command", "say what a run takes: time, GPU-hours, price, memory, schedule"),
     "status": ("wrpo_ray.run_status", "show where a run stands, from its folder alone"),
     "inspect": ("wrpo_ray.run_inspect", "check every file of a run; --repair removes what does not verify"),
     "explain": ("wrpo_ray.error_codes", "say what an error code means and what to do"),

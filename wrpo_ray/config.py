@@ -8,19 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Discriminator, Field, JsonValue, Tag
 
-Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-PositiveInt = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0)]
-
-
-class Frozen(BaseModel):
-    """Base of every section: immutable, unknown keys refused, inf and nan refused, secrets not echoed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+from wrpo_ray.config_allocation import RunSamplingConfig
+from wrpo_ray.config_base import Fraction, Frozen, NonNegativeFloat, PositiveFloat, PositiveInt, Slug
+from wrpo_ray.config_endpoint import EndpointConfig, source_type
+from wrpo_ray.config_faults import FaultsConfig, RowsConfig
+from wrpo_ray.config_planning import PlanningConfig, PricesConfig
 
 
 class RunConfig(Frozen):
@@ -116,9 +110,28 @@ class ModelConfig(ModelFiles):
 
     name: Slug
     """How the model is called in files, tables and metrics."""
+    type: Literal["vllm"] = "vllm"
     engine: EngineConfig = EngineConfig()
     sampling: SamplingConfig = SamplingConfig()
     resources: ResourcesConfig = ResourcesConfig()
+
+
+class OpenAISourceConfig(EndpointConfig):
+    """A source behind an OpenAI-compatible endpoint; one process asks it, so that its limits hold for the source."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    """top_k and repetition_penalty are no fields of OpenAI's: they are sent where they are set."""
+
+    @property
+    def resources(self) -> ResourcesConfig:
+        """What the process that sends the requests takes."""
+        return ResourcesConfig(num_cpus=self.num_cpus, prompts_per_shard=self.prompts_per_shard)
+
+
+SourceConfig = ModelConfig | OpenAISourceConfig
+AnySource = Annotated[
+    Annotated[ModelConfig, Tag("vllm")] | Annotated[OpenAISourceConfig, Tag("openai")], Discriminator(source_type)
+]
 
 
 class VllmRewardConfig(ModelFiles):
@@ -139,6 +152,10 @@ class TransformersRewardConfig(ModelFiles):
     max_model_len: PositiveInt = 4096
     max_batch_tokens: PositiveInt = 16384
     """Tokens of one forward pass, padding included."""
+    share_prompts: bool = True
+    """Put a prompt through the network once for all responses to it; exact.
+
+    Architectures that are not known to be exact take padded batches, and the log says so."""
     resources: ResourcesConfig = ResourcesConfig()
 
 
@@ -159,17 +176,17 @@ RewardConfig = Annotated[
 ]
 
 
-class ZeroPlusPlusConfig(Frozen):
-    """ZeRO++: less traffic between nodes under ZeRO 3; all off by default."""
+class LoraConfig(Frozen):
+    """Low-rank adapters (peft): the model is frozen, two small matrices beside each linear layer are trained."""
 
-    hpz_partition_size: PositiveInt = 1
-    """Neighbouring workers (those of one node) that hold one more copy of the parameters among them; 1: no such copy.
-
-    The backward pass gathers parameters from it, within the node; exact."""
-    quantized_weights: bool = False
-    """Gather parameters in 8 bits; needs GPUs and changes the result."""
-    quantized_gradients: bool = False
-    """Exchange gradients in 4 bits within and between nodes; needs GPUs and changes the result."""
+    rank: PositiveInt = 16
+    """Columns of the one matrix and rows of the other."""
+    alpha: PositiveInt = 32
+    """An adapter's output is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of an adapter's inputs that is dropped in training."""
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    """Ends of names of linear layers, such as [q_proj, v_proj]; all-linear takes all but the language model head."""
 
 
 class TrainConfig(Frozen):
@@ -190,6 +207,8 @@ class TrainConfig(Frozen):
     Architectures that are not known to be exact take padded batches, and the step's summary says so."""
     shared_attention: Literal["auto", "decomposed", "varlen", "flex"] = "auto"
     """Attention with share_prompts: varlen (flash) for 16 bits on a GPU, else decomposed; flex is FlexAttention."""
+    head_kernel: Literal["chunked", "cut_cross_entropy"] = "chunked"
+    """Log-probs with share_prompts: our own chunks in torch, or the fused kernel of cut-cross-entropy (GPU, bf16)."""
     max_length: PositiveInt = 2048
     """Tokens of prompt and response; a longer response is cut (and counted), each on its own."""
     max_prompt_length: PositiveInt = 1800
@@ -203,14 +222,28 @@ class TrainConfig(Frozen):
     """Sharded over the workers: 1 the optimizer's state, 2 gradients too, 3 parameters too; the result is the same."""
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
     """What lies in the nodes' memory instead of the GPUs' (optimizer: fp32 weights and both moments); exact."""
-    zero_plus_plus: ZeroPlusPlusConfig = ZeroPlusPlusConfig()
+    zero_hpz_partition_size: PositiveInt = 1
+    """ZeRO++: so many neighbours (the workers of a node) hold one more copy of all parameters; exact; 1: no copy.
+
+    The backward pass gathers parameters from it, within the node."""
+    zero_quantized_weights: bool = False
+    """ZeRO++: gather parameters in 8 bits; changes the result."""
+    zero_quantized_gradients: bool = False
+    """ZeRO++: exchange gradients in 4 bits; changes the result."""
     compile: bool = False
     """Compile the model with torch.compile (inductor): slower first steps, and a C++ compiler where no GPU is."""
     activation_checkpointing: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention of padded batches, under transformers' names."""
+    lora: LoraConfig | None = None
+    """Train adapters instead of all parameters; the trained model is merged, the adapter lies beside it."""
     checkpoint_every_steps: Annotated[int, Field(ge=0)] = 50
     """Optimizer steps that a crash may cost; 0 saves the final model only."""
+    checkpoint_in_background: bool = True
+    """Store a checkpoint while the next steps run; a crash may then cost those steps as well.
+
+    Takes memory of the nodes for one copy of what is stored: 16 bytes per trained parameter, over all workers, in bf16.
+    A notice of preemption still waits until all is stored."""
     keep_checkpoints: PositiveInt = 2
     """The newest so many checkpoints stay while training runs; all go once its result is stored."""
     max_failures: Annotated[int, Field(ge=0)] = 3
@@ -221,6 +254,17 @@ class TrainConfig(Frozen):
     num_gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     deepspeed: dict[str, JsonValue] = {}
     """Further DeepSpeed settings, merged over the ones derived from this section."""
+
+
+# How a training run is spread over machines, saved and logged changes its result by rounding at most.
+EXECUTION_FIELDS = {
+    "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_tokens", "zero_stage", "max_failures",
+    "activation_checkpointing", "checkpoint_every_steps", "checkpoint_in_background", "keep_checkpoints",
+    "log_every_steps", "share_prompts", "shared_attention", "head_kernel", "offload", "zero_hpz_partition_size",
+    "compile",
+}  # fmt: skip
+# What the reference's log-probs are taken from, and how closely that is looked at.
+REFERENCE_FIELDS = {"reference_from_sampler", "reference_check_tolerance"}
 
 
 class SFTConfig(TrainConfig):
@@ -268,52 +312,6 @@ class EvaluationConfig(Frozen):
     """Resamples of the prompts behind the 95 % confidence intervals."""
 
 
-class FaultsConfig(Frozen):
-    """How often and how long is tried before something counts as broken."""
-
-    engine_start_attempts: PositiveInt = 3
-    """Starts of an engine in a row that may fail before its model counts as unusable."""
-    engine_start_timeout_s: PositiveFloat = 1800.0
-    """Loading and compiling of a model may take this long."""
-    stall_timeout_s: PositiveFloat = 180.0
-    """An engine that works but finishes no step for this long is taken for hung and replaced."""
-    no_progress_timeout_s: PositiveFloat = 86_400.0
-    """Ray Data stops a step in which no shard ends for this long; nodes that are slow to come count too.
-
-    It must be well above the time of one shard (resources.prompts_per_shard): hangs are found by stall_timeout_s."""
-    max_replica_restarts: PositiveInt = 100
-    """Restarts of one replica's actor (lost nodes, kills); without a bound a broken node would be tried for ever."""
-
-
-class RowsConfig(Frozen):
-    """What becomes of a row that cannot be used as it is, by its code.
-
-    keep: used like any other. drop: left out, counted and listed. quarantine: the same, and counts against the budget.
-    Rows that crash or hang an engine are always set aside; target responses of equal reward never make a pair.
-    """
-
-    prompt_too_long: Literal["drop", "quarantine"] = "drop"
-    """A prompt that leaves no room for max_tokens in a model's context."""
-    prompt_template_refused: Literal["drop", "quarantine"] = "drop"
-    """A prompt that a model's chat template raises an error for."""
-    answer_too_long: Literal["drop", "quarantine"] = "drop"
-    """A prompt with its response that the reward model cannot hold."""
-    reward_not_finite: Literal["drop", "quarantine"] = "quarantine"
-    response_empty: Literal["keep", "drop", "quarantine"] = "drop"
-    """A response without text, or of white space alone."""
-    response_special_tokens_only: Literal["keep", "drop", "quarantine"] = "drop"
-    response_cut: Literal["keep", "drop", "quarantine"] = "keep"
-    """A response that was cut at max_tokens."""
-    responses_identical: Literal["keep", "drop", "quarantine"] = "keep"
-    """All responses of all sources to one prompt are the same text."""
-    max_fraction: Fraction = 0.05
-    """The budget: share of a step's rows that may be set aside before the run stops with exit code 4."""
-    max_rows: Annotated[int, Field(ge=0)] | None = None
-    """The same as a number of rows; the smaller of the two holds."""
-    max_reward_not_finite_fraction: Fraction = 0.5
-    """Share of a step's rewards that may be not finite before the reward model counts as broken (exit code 8)."""
-
-
 class TrackingConfig(Frozen):
     """Where training metrics go besides metrics.jsonl."""
 
@@ -347,7 +345,7 @@ class FuseConfig(Frozen):
 
     run: RunConfig
     prompts: PromptsConfig
-    sources: Annotated[tuple[ModelConfig, ...], Field(min_length=1)]
+    sources: Annotated[tuple[AnySource, ...], Field(min_length=1)]
     target: ModelConfig
     reward: RewardConfig
     sft: SFTConfig
@@ -360,3 +358,6 @@ class FuseConfig(Frozen):
     tracking: TrackingConfig = TrackingConfig()
     ray: RayConfig = RayConfig()
     export: ExportConfig = ExportConfig()
+    prices: PricesConfig = PricesConfig()
+    planning: PlanningConfig = PlanningConfig()
+    sampling: RunSamplingConfig = RunSamplingConfig()

@@ -22,9 +22,12 @@ from wrpo_ray.yaml_loader import excerpt, parse_yaml, position_of
 
 MODEL_DEFAULTS = "model_defaults"
 DEFAULT_SECTIONS = ("engine", "sampling", "resources")
+# Of these, what an endpoint has too.
+_ENDPOINT_SECTIONS = ("sampling",)
 _MAX_CONFIG_BYTES = 2**20
 _MISSING = "WRPO-C004"
 _REWARD_KINDS = ("vllm", "transformers", "verifier")
+_SOURCE_KINDS = ("vllm", "openai")
 KeyPath = tuple[str | int, ...]
 
 
@@ -134,6 +137,8 @@ def _with_defaults(model: Any, defaults: Mapping[str, Any]) -> Any:
         return model
     merged = dict(model)
     for section, values in defaults.items():
+        if model.get("type") == "openai" and section not in _ENDPOINT_SECTIONS:
+            continue
         own = model.get(section, {})
         if isinstance(own, dict):
             merged[section] = {**values, **own}
@@ -221,8 +226,10 @@ def _without_misspelt(details: list[Any]) -> list[Any]:
 
 
 def _without_kinds(loc: KeyPath) -> KeyPath:
-    """Take out the kind of reward model, which pydantic puts behind `reward`."""
-    return loc[:1] + loc[2:] if loc[:1] == ("reward",) and len(loc) > 1 and loc[1] in _REWARD_KINDS else loc
+    """Take out the kind of reward model or source, which pydantic puts behind `reward` and the source's number."""
+    if loc[:1] == ("reward",) and len(loc) > 1 and loc[1] in _REWARD_KINDS:
+        return loc[:1] + loc[2:]
+    return loc[:2] + loc[3:] if loc[:1] == ("sources",) and len(loc) > 2 and loc[2] in _SOURCE_KINDS else loc
 
 
 def _has_inside(place: KeyPath, places: list[KeyPath]) -> bool:

@@ -8,8 +8,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
-from wrpo_ray.config import EngineConfig, FuseConfig, ModelFiles, ResourcesConfig, TrainConfig
+from wrpo_ray.config import (
+    EngineConfig,
+    FuseConfig,
+    ModelFiles,
+    OpenAISourceConfig,
+    ResourcesConfig,
+    SourceConfig,
+    TrainConfig,
+)
 from wrpo_ray.errors import Problem
 from wrpo_ray.redaction import HIDDEN, has_secret, is_secret_name, redacted
 
@@ -29,6 +38,11 @@ OWN_ENGINE_ARGS = frozenset(
     }
     | set(EngineConfig.model_fields) - {"extra_args"}
 )
+# Of a chat-completions request.
+OWN_BODY_FIELDS = frozenset(
+    {"model", "messages", "n", "stream", "seed", "temperature", "top_p", "top_k", "repetition_penalty", "max_tokens"}
+    | {"max_completion_tokens", "stop", "tools", "functions", "logprobs"}
+)
 OWN_DEEPSPEED_SETTINGS = (
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
     "bf16.enabled", "fp16.enabled", "optimizer", "scheduler", "compile", "managed_gradient_accumulation",
@@ -40,6 +54,7 @@ OWN_DEEPSPEED_SETTINGS = (
 # A driver renews its lease every few seconds; a shorter time-out would take a slow store for a dead driver.
 MIN_LEASE_TIMEOUT_S = 10.0
 _OBJECT_STORE = re.compile(r"(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](?:/[^?#]*)?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
@@ -52,9 +67,11 @@ def broken_rules(config: FuseConfig) -> list[Problem]:
         *_names(config),
         *_model_files(config),
         *_engines(config),
+        *_endpoints(config),
         *_trainings(config),
         *_lengths(config),
         *_reward(config),
+        *_allocation(config),
     ]
 
 
@@ -87,7 +104,7 @@ def _secrets(config: FuseConfig) -> Iterator[Problem]:
     """Yield a problem for every value that is a secret: the config is stored with the run and shown by Ray."""
     for place, value in _leaves(config.model_dump(mode="json"), config):
         name = place.rsplit(".", 1)[-1]
-        free = ".env_vars." in place or ".extra_args." in place or ".deepspeed." in place
+        free = ".env_vars." in place or ".extra_args." in place or ".deepspeed." in place or ".extra_body." in place
         if isinstance(value, str) and value and (has_secret(value) or (free and is_secret_name(name))):
             rule = "never put a secret here: the config is stored with the run"
             fix = "set it in the environment of the nodes, or name a file there that holds it"
@@ -135,16 +152,22 @@ def _names(config: FuseConfig) -> Iterator[Problem]:
     if config.target.name.casefold() in counts:
         fix = "give the target another name, also when it is a source"
         yield Problem("target.name", config.target.name, "a source has this name", fix, "WRPO-C013")
-    files = Counter((source.path, source.revision, source.chat_template) for source in config.sources)
-    for (path, _, _), count in files.items():
+    for (field, *model), count in Counter(map(_told_apart_by, config.sources)).items():
         if count > 1:
             fix = "list the model once and raise its sampling.num_samples"
-            yield Problem("sources[*].path", path, f"the same model is listed {count} times", fix, "WRPO-C014")
+            yield Problem(f"sources[*].{field}", model[0], f"the same model is listed {count} times", fix, "WRPO-C014")
+
+
+def _told_apart_by(source: SourceConfig) -> tuple[str, ...]:
+    """Return the field that names a source's model, its value, and what else makes it another model."""
+    if isinstance(source, OpenAISourceConfig):
+        return "model", source.model, source.base_url, json.dumps(source.extra_body, sort_keys=True)
+    return "path", source.path, str(source.revision), str(source.chat_template)
 
 
 def model_sections(config: FuseConfig) -> Iterator[tuple[str, ModelFiles]]:
-    """Yield every section that names a model, with its place in the config: sources, target, reward model."""
-    yield from ((f"sources.{source.name}", source) for source in config.sources)
+    """Yield every section that names a model's files, with its place: sources (not endpoints), target, reward model."""
+    yield from ((f"sources.{source.name}", source) for source in config.sources if isinstance(source, ModelFiles))
     yield "target", config.target
     if isinstance(config.reward, ModelFiles):
         yield "reward", config.reward
@@ -166,6 +189,49 @@ def _engines(config: FuseConfig) -> Iterator[Problem]:
         engine, resources = getattr(files, "engine", None), getattr(files, "resources", None)
         if isinstance(engine, EngineConfig) and isinstance(resources, ResourcesConfig):
             yield from _engine(place, engine, resources)
+
+
+def endpoint_sections(config: FuseConfig) -> Iterator[tuple[str, OpenAISourceConfig]]:
+    """Yield every source behind an HTTP endpoint, with its place in the config."""
+    for source in config.sources:
+        if isinstance(source, OpenAISourceConfig):
+            yield f"sources.{source.name}", source
+
+
+def _endpoints(config: FuseConfig) -> Iterator[Problem]:
+    for place, source in endpoint_sections(config):
+        for field in sorted(OWN_BODY_FIELDS & set(source.extra_body)):
+            rule = "this field of a request is set by the run"
+            value = shown(source.extra_body[field])
+            yield Problem(f"{place}.extra_body.{field}", value, rule, "remove it from extra_body", "WRPO-C018")
+        if rule := _broken_url(source.base_url):
+            fix = "write https://host/v1, say; the key belongs into the variable that api_key_env names"
+            # It may hold a key of a shape that nobody knows.
+            yield Problem(f"{place}.base_url", HIDDEN, rule, fix, "WRPO-C081")
+        name = source.api_key_env
+        if name is not None and not (_VARIABLE.fullmatch(name) and is_secret_name(name)):
+            rule = "must be the name of an environment variable, with KEY, TOKEN or SECRET as a word: such are redacted"
+            fix = "write OPENAI_API_KEY, say, and put the key itself into that variable"
+            yield Problem(f"{place}.api_key_env", HIDDEN, rule, fix, "WRPO-C082")
+        tokens, most = source.sampling.max_tokens, source.limits.tokens_per_minute
+        if most is not None and most <= tokens:
+            rule = f"must be more than sampling.max_tokens = {tokens}, or no request may ever be sent"
+            fix = "raise it, or lower max_tokens"
+            yield Problem(f"{place}.limits.tokens_per_minute", str(most), rule, fix, "WRPO-C083")
+
+
+def _broken_url(url: str) -> str | None:
+    """Return the rule that an endpoint's address breaks."""
+    try:
+        parts: SplitResult = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return "is no address"
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or re.search(r"\s", url):
+        return "must be an address that begins with https:// or http:// and a host"
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return "must have neither a user nor a query: it is stored with the run"
+    return "must end before /chat/completions" if parts.path.rstrip("/").endswith("/completions") else None
 
 
 def _engine(place: str, engine: EngineConfig, resources: ResourcesConfig) -> Iterator[Problem]:
@@ -210,6 +276,10 @@ def _training(place: str, train: TrainConfig) -> Iterator[Problem]:
         rule = f"must be at least num_workers = {train.num_workers}, or some workers have no rows"
         fix = "raise it, or lower num_workers"
         yield Problem(f"{place}.global_batch_size", str(train.global_batch_size), rule, fix, "WRPO-C019")
+    if train.head_kernel == "cut_cross_entropy" and (train.num_gpus_per_worker == 0 or train.precision != "bf16"):
+        rule = "its kernel runs on a GPU in bf16 alone"
+        fix = "set num_gpus_per_worker: 1 and precision: bf16, or head_kernel: chunked"
+        yield Problem(f"{place}.head_kernel", train.head_kernel, rule, fix, "WRPO-C037")
     if train.max_prompt_length >= train.max_length:
         rule = f"must be less than max_length = {train.max_length}, or no response token fits"
         fix = "lower max_prompt_length or raise max_length"
@@ -222,23 +292,22 @@ def _sharding(place: str, train: TrainConfig) -> Iterator[Problem]:
         rule = f"needs zero_stage {needed} or more: ZeRO {train.zero_stage} does not shard what would be moved"
         fix = f"set zero_stage to {needed}, or offload to none"
         yield Problem(f"{place}.offload", train.offload, rule, fix, "WRPO-C033")
-    plus = train.zero_plus_plus
-    asked = {name: value for name, value in plus.model_dump().items() if value != type(plus)().model_dump()[name]}
-    for name, value in asked.items():
-        field = f"{place}.zero_plus_plus.{name}"
+    for name in ("zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients"):
+        value = getattr(train, name)
+        if value == type(train).model_fields[name].default:
+            continue
         if train.zero_stage < 3:
-            yield Problem(
-                field, shown(value), "needs zero_stage 3", f"set zero_stage to 3, or remove {name}", "WRPO-C033"
-            )
-        elif name != "hpz_partition_size" and not train.num_gpus_per_worker:
-            rule = "needs GPUs: DeepSpeed has its quantisation kernels for CUDA alone"
-            yield Problem(field, shown(value), rule, f"set num_gpus_per_worker to 1, or remove {name}", "WRPO-C033")
-    if train.num_workers % plus.hpz_partition_size:
+            fix = f"set zero_stage to 3, or remove {name}"
+            yield Problem(f"{place}.{name}", shown(value), "needs zero_stage 3, as all of ZeRO++", fix, "WRPO-C033")
+        elif value is True and not train.num_gpus_per_worker:
+            rule = "needs GPUs: DeepSpeed's quantisation is for CUDA alone"
+            fix = f"set num_gpus_per_worker to 1, or remove {name}"
+            yield Problem(f"{place}.{name}", shown(value), rule, fix, "WRPO-C033")
+    if train.num_workers % train.zero_hpz_partition_size:
         rule = f"must divide num_workers = {train.num_workers}: it is the size of groups of workers"
+        value = str(train.zero_hpz_partition_size)
         fix = "set it to the number of workers per node"
-        yield Problem(
-            f"{place}.zero_plus_plus.hpz_partition_size", str(plus.hpz_partition_size), rule, fix, "WRPO-C033"
-        )
+        yield Problem(f"{place}.zero_hpz_partition_size", value, rule, fix, "WRPO-C033")
 
 
 def _kernels(place: str, train: TrainConfig) -> Iterator[Problem]:
@@ -260,7 +329,7 @@ def _own_settings(place: str, train: TrainConfig) -> Iterator[Problem]:
 
 def _lengths(config: FuseConfig) -> Iterator[Problem]:
     for place, model in (("target", config.target), *((f"sources.{s.name}", s) for s in config.sources)):
-        if model.sampling.max_tokens >= model.engine.max_model_len:
+        if isinstance(model, ModelFiles) and model.sampling.max_tokens >= model.engine.max_model_len:
             rule = f"must be less than engine.max_model_len = {model.engine.max_model_len}, or no prompt fits"
             fix = "lower sampling.max_tokens or raise engine.max_model_len"
             yield Problem(f"{place}.sampling.max_tokens", str(model.sampling.max_tokens), rule, fix, "WRPO-C020")
@@ -294,3 +363,20 @@ def _reward(config: FuseConfig) -> Iterator[Problem]:
             yield Problem(
                 f"{place}.answer_column", "null", rule, "name the column, or choose a reward model", "WRPO-C023"
             )
+
+
+def _allocation(config: FuseConfig) -> Iterator[Problem]:
+    allocation = config.sampling.allocation
+    if allocation is None:
+        return
+    names = [source.name for source in config.sources]
+    for name in allocation.token_costs:
+        if name not in names:
+            rule = f"no source has this name; there are: {', '.join(names)}"
+            fix = "correct the name, or remove it"
+            yield Problem(f"sampling.allocation.token_costs.{name}", name, rule, fix, "WRPO-C044")
+    for source in config.sources:
+        if allocation.policy == "waves" and source.sampling.num_samples == 1:
+            rule = "waves draw one response of every source first, so nothing is left to decide about"
+            place, fix = f"sources.{source.name}.sampling.num_samples", "raise it, or set policy to halving"
+            yield Problem(place, "1", rule, fix, "WRPO-C044")

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from wrpo_ray import __version__
-from wrpo_ray.config import FuseConfig
+from wrpo_ray.config import FuseConfig, ModelFiles, SourceConfig
 from wrpo_ray.models import in_object_store, is_local
 
 
@@ -53,7 +53,7 @@ def dataset_card(config: FuseConfig, name: str) -> str:
 def _sources(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     share = summaries.get("fuse", {}).get("best_share", {})
     rows = [
-        f"| {source.name} | `{_shown_path(source.path)}` | {source.sampling.num_samples} "
+        f"| {source.name} | `{_shown_model(source)}` | {source.sampling.num_samples} "
         f"| {share.get(source.name, 0):.1%} |"
         for source in config.sources
     ]
@@ -108,6 +108,11 @@ def _evaluation(summary: Mapping[str, Any]) -> str:
     ]
     head = "## Expected reward on held-out prompts\n\n| model | reward, 95 % interval |\n|---|---|"
     return "\n".join([head, *rows])
+
+
+def _shown_model(source: SourceConfig) -> str:
+    """An endpoint's address is not shown: it may be one that only its users should know."""
+    return _shown_path(source.path) if isinstance(source, ModelFiles) else f"{source.model} (API)"
 
 
 def _shown_path(path: str) -> str:

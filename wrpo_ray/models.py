@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wrpo_ray.config import ModelFiles
+from wrpo_ray.config import FuseConfig, ModelFiles, OpenAISourceConfig
+from wrpo_ray.endpoints import endpoint_identity
 from wrpo_ray.errors import ModelError
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.node_cache import cached_folder
@@ -97,11 +98,23 @@ def pinned(files: _Files) -> _Files:
     return files.model_copy(update={"path": absolute_path(files.path), "chat_template": template, "revision": revision})
 
 
-def model_identity(files: ModelFiles) -> dict[str, Any]:
+def resolved(config: FuseConfig) -> FuseConfig:
+    """Return `config` with local paths spelled out and hub models pinned to the commit that they stand at now.
+
+    Engines and workers run in other folders, on other nodes and later; they must all get what was planned.
+    """
+    reward = pinned(config.reward) if isinstance(config.reward, ModelFiles) else config.reward
+    sources = tuple(pinned(source) if isinstance(source, ModelFiles) else source for source in config.sources)
+    return config.model_copy(update={"sources": sources, "target": pinned(config.target), "reward": reward})
+
+
+def model_identity(files: ModelFiles | OpenAISourceConfig) -> dict[str, Any]:
     """Return JSON values that change when the model does: hashes of a folder's files, or the hub name and commit.
 
-    A folder gives the same ones here and in an object store.
+    A folder gives the same ones here and in an object store. Of a model behind an endpoint only its name is known.
     """
+    if isinstance(files, OpenAISourceConfig):
+        return endpoint_identity(files)
     template = _text(files.chat_template) if files.chat_template else None
     if in_object_store(files.path):
         return {"files": folder_digest(files.path), "chat_template": template}

@@ -8,40 +8,44 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wrpo_ray.allocated_steps import Builder, Draws, allocated_scores
 from wrpo_ray.broken_sources import without
 from wrpo_ray.config import (
+    EXECUTION_FIELDS,
+    REFERENCE_FIELDS,
     EvaluationConfig,
     FuseConfig,
     ModelConfig,
     ModelFiles,
     RewardConfig,
+    SourceConfig,
     TrainConfig,
     VllmRewardConfig,
 )
 from wrpo_ray.data.fusion import fuse, select_sft
+from wrpo_ray.data.requested import sample_requested
 from wrpo_ray.data.sampling import SamplingJob, sample
 from wrpo_ray.data.scoring import score
+from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.engines.protocol import Generator, Scorer
 from wrpo_ray.engines.scorers import load_scorer
-from wrpo_ray.engines.vllm_generator import VllmGenerator
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.evaluate.expected_reward import compare
 from wrpo_ray.export import export_datasets, export_model
 from wrpo_ray.model_card import model_card
-from wrpo_ray.models import model_identity, pinned
+from wrpo_ray.models import model_identity, resolved
 from wrpo_ray.preflight import Checked
 from wrpo_ray.prompts import PromptSet, load_prompts
 from wrpo_ray.quarantine import policy
+from wrpo_ray.reuse import require_runs, run_to_reuse
 from wrpo_ray.schema import Prompt, Split
 from wrpo_ray.selection import RESPONSE_CODES
-from wrpo_ray.steps import Step, StepResult, complete
+from wrpo_ray.steps import Step, StepResult, complete, digest
 from wrpo_ray.storage.location import Location, json_bytes
 from wrpo_ray.storage.manifest import layout_of, read_manifest, verify_files
 from wrpo_ray.storage.tables import write_file, write_rows
@@ -51,17 +55,14 @@ log = logging.getLogger(__name__)
 
 TARGET_SFT, FUSED = "target-sft", "fused"
 BOTH_SPLITS: tuple[Split, ...] = ("sft", "preference")
-# How a training step is spread over machines changes its result by rounding only.
-_EXECUTION_FIELDS = {
-    "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_size", "zero_stage", "max_failures",
-    "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps",
-}  # fmt: skip
 # Working state of training steps.
 _SCRATCH = ("scratch",)
-# Likewise for an engine; what changes numbers (dtype, quantization, parallel sizes) stays in the identity.
+# How an engine is run; what changes numbers (dtype, quantization, parallel sizes) stays in the identity.
 _ENGINE_EXECUTION_FIELDS = {"max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"}
 # Of a reward model; its files are identified by content.
-_REWARD_EXECUTION_FIELDS = {"resources", "path", "revision", "chat_template", "engine", "max_batch_tokens"}
+_REWARD_EXECUTION_FIELDS = {
+    "resources", "path", "revision", "chat_template", "engine", "max_batch_tokens", "share_prompts",
+}  # fmt: skip
 
 
 def _run_sft(config: FuseConfig, model_path: str, examples: Location, folder: Location) -> StepResult:
@@ -73,9 +74,12 @@ def _run_sft(config: FuseConfig, model_path: str, examples: Location, folder: Lo
 
 @dataclass(frozen=True)
 class Engines:
-    """What does the heavy work of a run; tests of faults put deterministic doubles here."""
+    """What does the heavy work of a run; tests of faults put deterministic doubles here.
 
-    make_generator: Callable[[ModelConfig, int, str], Generator] = VllmGenerator
+    make_generator: see data.sampling.SamplingJob.
+    """
+
+    make_generator: Callable[..., Generator] = load_generator
     make_scorer: Callable[[RewardConfig], Scorer] = load_scorer
     run_sft: Callable[[FuseConfig, str, Location, Location], StepResult] = _run_sft
 
@@ -99,8 +103,10 @@ class Pipeline:
         """Plan the run.
 
         broken_sources: why the run goes on without them, by name; `config` has them no more. checked: the prompts, when
-        they have been read already. Raises DataError when they cannot be used.
+        they have been read already. Raises DataError when they cannot be used, ConfigError when a run to be reused is
+        not there.
         """
+        require_runs(config.run)
         self.config = config = resolved(config)
         self.broken_sources = dict(broken_sources or {})
         self.checked = checked or _read(config)
@@ -113,19 +119,26 @@ class Pipeline:
     def _build(self) -> None:
         config = self.config
         prompts = self._prompts("prompts", self.checked.prompts)
-        scores = tuple(self._scored(source, prompts, BOTH_SPLITS) for source in config.sources)
+        scores = self._source_scores(prompts)
         select = self._select_sft(prompts, scores)
         sft = self._sft(select)
-        target_scores = self._scored(self._trained(TARGET_SFT, sft), prompts, ("preference",), trained_by=sft)
+        from_sampler = config.wrpo.reference_from_sampler
+        target = self._trained(TARGET_SFT, sft)
+        target_scores = self._scored(target, prompts, ("preference",), trained_by=sft, with_logps=from_sampler)
         quadruples = self._fuse(prompts, scores, target_scores)
-        reference = self._reference(quadruples, sft)
-        wrpo = self._wrpo(quadruples, reference, sft)
+        drawn = self.step(f"sample-{TARGET_SFT}") if from_sampler else None
+        reference = self._reference(quadruples, sft, drawn)
+        wrpo = self._wrpo(quadruples, reference, sft, drawn)
         if config.evaluation is not None and self.checked.evaluation_prompts is not None:
             self._evaluate(config.evaluation, self.checked.evaluation_prompts, sft, wrpo)
         self._export(quadruples, wrpo)
 
     def _add(self, step: Step) -> Step:
+        """Append a step, after its inputs; where it lies is decided here, once for this start of the run."""
         self.steps.append(step)
+        runs = self.config.run.reuse
+        if runs and (run := run_to_reuse(step, self.layout, runs)) is not None:
+            self.layout = self.layout.reusing(step.name, step.fingerprint, run)
         return step
 
     def _folder(self, step: Step) -> Location:
@@ -146,30 +159,48 @@ class Pipeline:
             }
             return StepResult((entry,), summary)
 
-        return self._add(Step(name, {"content": _digest(content)}, (), run))
+        return self._add(Step(name, {"content": digest(content)}, (), run))
+
+    def _source_scores(self, prompts: Step) -> tuple[Step, ...]:
+        config = self.config
+        if config.sampling.allocation is None:
+            return tuple(self._scored(source, prompts, BOTH_SPLITS) for source in config.sources)
+        ids = [prompt.prompt_id for prompt in self.checked.prompts.prompts]
+        kept = self._selection_identity()
+        builder = Builder(config, ids, self._add, self._folder, self._drawn_and_scored, kept)
+        return allocated_scores(builder, config.sampling.allocation, prompts)
+
+    def _drawn_and_scored(self, prefix: str, source: SourceConfig, prompts: Step, draws: Draws) -> tuple[Step, Step]:
+        name = f"{prefix}sample-{source.name}"
+        drawn = self._sample(name, source, prompts, BOTH_SPLITS, None, source.name, draws=draws)
+        return drawn, self._score(f"{prefix}score-{source.name}", prompts, (drawn,))
 
     def _scored(
-        self, model: ModelConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None = None
-    ) -> Step:
+        self, model: SourceConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None = None,
+        with_logps: bool = False,
+    ) -> Step:  # fmt: skip
         """Add the steps that draw a model's responses and score them, and return the latter."""
         source = None if trained_by else model.name
-        drawn = self._sample(f"sample-{model.name}", model, prompts, splits, trained_by, source)
+        drawn = self._sample(f"sample-{model.name}", model, prompts, splits, trained_by, source, with_logps)
         return self._score(f"score-{model.name}", prompts, (drawn,))
 
     def _sample(
-        self, name: str, model: ModelConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None,
-        source: str | None = None,
+        self, name: str, model: SourceConfig, prompts: Step, splits: tuple[Split, ...], trained_by: Step | None,
+        source: str | None = None, with_logps: bool = False, draws: Draws | None = None,
     ) -> Step:  # fmt: skip
-        """Add the step that draws a model's responses; `trained_by` made the model, if a step did."""
+        """Add the step that draws a model's responses (`draws`: some); `trained_by` made the model, if a step did."""
         identity = {
             "model": {"step": trained_by.fingerprint} if trained_by else model_identity(model),
-            "engine": model.engine.model_dump(mode="json", exclude=_ENGINE_EXECUTION_FIELDS),
             "sampling": model.sampling.model_dump(mode="json"),
             "splits": list(splits),
             "seed": self.config.run.seed,
-            "versions": installed(ENGINE),
         }
-        seed_identity = _digest([identity["model"], identity["sampling"] | {"num_samples": None}])
+        if isinstance(model, ModelConfig):
+            engine = model.engine.model_dump(mode="json", exclude=_ENGINE_EXECUTION_FIELDS)
+            identity |= {"engine": engine, "versions": installed(ENGINE)}
+        # Responses without log-probs cannot serve where they are asked for; the seeds, and so the texts, are the same.
+        identity |= ({"logps": True} if with_logps else {}) | dict(draws.identity if draws else {})
+        seed_identity = digest([identity["model"], identity["sampling"] | {"num_samples": None}])
 
         def run(folder: Location) -> StepResult:
             config = self.config
@@ -177,11 +208,11 @@ class Pipeline:
                 verify_files(self._folder(trained_by), "model")
             job = SamplingJob(
                 model, self._folder(prompts), splits, config.run.seed, seed_identity, config.faults, config.rows,
-                self.engines.make_generator,
+                self.engines.make_generator, with_logps,
             )  # fmt: skip
-            return sample(job, folder)
+            return sample_requested(job, draws.requests(), folder) if draws else sample(job, folder)
 
-        inputs = (prompts, trained_by) if trained_by else (prompts,)
+        inputs = (prompts, *((trained_by,) if trained_by else ()), *(draws.inputs if draws else ()))
         return self._add(Step(name, identity, inputs, run, source=source))
 
     def _score(self, name: str, prompts: Step, drawn: Sequence[Step]) -> Step:
@@ -214,8 +245,10 @@ class Pipeline:
         return {"source_order": self.source_names, "kept": kept}
 
     def _training_identity(self, train: TrainConfig) -> dict[str, Any]:
-        fields = train.model_dump(mode="json", exclude=_EXECUTION_FIELDS)
-        return {"train": fields, "seed": self.config.run.seed, "versions": installed(TRAINING)}
+        # Where the reference comes from shows in the steps that training starts from.
+        fields = train.model_dump(mode="json", exclude=EXECUTION_FIELDS | REFERENCE_FIELDS)
+        libraries = (*TRAINING, "peft") if train.lora else TRAINING
+        return {"train": fields, "seed": self.config.run.seed, "versions": installed(libraries)}
 
     def _sft(self, examples: Step) -> Step:
         identity = self._training_identity(self.config.sft) | {"target": model_identity(self.config.target)}
@@ -239,7 +272,8 @@ class Pipeline:
 
         return self._add(Step("fuse", self._selection_identity(), (prompts, *scores, target_scores), run))
 
-    def _reference(self, quadruples: Step, sft: Step) -> Step:
+    def _reference(self, quadruples: Step, sft: Step, drawn: Step | None) -> Step:
+        """Add the step of the reference's log-probs; `drawn` gave those of y_wt and y_l, if it is to."""
         wrpo = self.config.wrpo
         identity = {
             "max_length": wrpo.max_length,
@@ -253,20 +287,25 @@ class Pipeline:
             from wrpo_ray.train.launch import run_reference
 
             verify_files(self._folder(sft), "model")
-            return run_reference(self.config, str(self._folder(sft) / "model"), self._folder(quadruples), folder)
+            model = str(self._folder(sft) / "model")
+            responses = self._folder(drawn) if drawn else None
+            return run_reference(self.config, model, self._folder(quadruples), folder, responses)
 
-        return self._add(Step("reference", identity, (quadruples, sft), run, scratch=_SCRATCH))
+        inputs = (quadruples, sft, drawn) if drawn else (quadruples, sft)
+        return self._add(Step("reference", identity, inputs, run, scratch=_SCRATCH))
 
-    def _wrpo(self, quadruples: Step, reference: Step, sft: Step) -> Step:
+    def _wrpo(self, quadruples: Step, reference: Step, sft: Step, drawn: Step | None) -> Step:
         def run(folder: Location) -> StepResult:
             from wrpo_ray.train.launch import run_wrpo
 
             verify_files(self._folder(sft), "model")
             model = str(self._folder(sft) / "model")
-            return run_wrpo(self.config, model, self._folder(quadruples), self._folder(reference), folder)
+            responses = self._folder(drawn) if drawn else None
+            return run_wrpo(self.config, model, self._folder(quadruples), self._folder(reference), folder, responses)
 
         identity = self._training_identity(self.config.wrpo)
-        return self._add(Step("wrpo", identity, (quadruples, reference, sft), run, scratch=_SCRATCH))
+        inputs = (quadruples, reference, sft, drawn) if drawn else (quadruples, reference, sft)
+        return self._add(Step("wrpo", identity, inputs, run, scratch=_SCRATCH))
 
     def _evaluate(self, evaluation: EvaluationConfig, heldout: PromptSet, sft: Step, wrpo: Step) -> None:
         prompts = self._prompts("evaluation-prompts", heldout)
@@ -331,6 +370,8 @@ class Pipeline:
         lines = [f"run {self.layout.folder}"]
         for number, step in enumerate(self.steps, start=1):
             state = "complete" if complete(step, self.layout) else "to run"
+            if (run := step.reused_from(self.layout)) is not None:
+                state += f" (in run {run})"
             lines.append(f"{number:3}. {step.name:<32} {step.fingerprint}  {state}")
         return "\n".join(lines)
 
@@ -353,17 +394,3 @@ class Pipeline:
                 help="run those, or run without --only",
             )
         return [step]
-
-
-def resolved(config: FuseConfig) -> FuseConfig:
-    """Return `config` with local paths spelled out and hub models pinned to the commit that they stand at now.
-
-    Engines and workers run in other folders, on other nodes and later; they must all get what was planned.
-    """
-    reward = pinned(config.reward) if isinstance(config.reward, ModelFiles) else config.reward
-    sources = tuple(pinned(source) for source in config.sources)
-    return config.model_copy(update={"sources": sources, "target": pinned(config.target), "reward": reward})
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode("ascii")).hexdigest()

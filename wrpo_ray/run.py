@@ -15,6 +15,7 @@ from wrpo_ray.errors import ModelError, WrpoError
 from wrpo_ray.export import deliver
 from wrpo_ray.interrupts import rearm, stop
 from wrpo_ray.pipeline import Pipeline
+from wrpo_ray.planning.against import plan_record
 from wrpo_ray.preflight import require_runnable
 from wrpo_ray.redaction import redacted
 from wrpo_ray.steps import complete, execute
@@ -121,7 +122,8 @@ def _submit(asked: Pipeline, current: Pipeline, lease: Lease | NoLease, accept_c
     """
     folder, last = asked.layout.submissions, last_submission(asked.layout.submissions)
     config = json.loads(dump_config(asked.config))
-    entry = submission(lease.epoch, config, current.steps, installed(), current.broken_sources)
+    entry = submission(lease.epoch, config, current.steps, installed(), current.broken_sources, current.layout)
+    entry["plan"] = plan_record(asked.config)
     if last is not None and not accept_changes:
         basis = asked.without({name: "" for name in last["broken_sources"] if name in asked.source_names})
         require_same(last, submission(lease.epoch, config, basis.steps, installed()), asked.config.run.name)

@@ -26,18 +26,33 @@ def main(options: argparse.Namespace) -> int:
     state = read_run(locate(options.run))
     print(as_json(state) if options.json else render(state))
     if state.every_damage:
-        raise damaged_run(state.folder, state.every_damage)
+        raise damaged_run(state.folder, state.every_damage, state)
     return 0
 
 
-def damaged_run(folder: str, damages: Sequence[Damage]) -> StorageError:
+def damaged_run(folder: str, damages: Sequence[Damage], state: RunState) -> StorageError:
     """Return the error that names a run as damaged, with the first files and reasons."""
     lines = [f"{damage.path}: {damage.reason}" for damage in damages[:_MAX_DAMAGE_SHOWN]]
     more = [f"and {len(damages) - _MAX_DAMAGE_SHOWN} more"] if len(damages) > _MAX_DAMAGE_SHOWN else []
     return StorageError(
         "\n".join([f"run {folder} is damaged: {counted_noun(len(damages), 'file')}", *lines, *more]), code="WRPO-S031",
-        help=f"`wrpo-ray inspect {folder}` checks every file; with --repair it removes what does not verify",
+        help=f"{_commands(to_repair(state, damages), '')} checks every file; with --repair it removes what does not"
+        " verify",
     )  # fmt: skip
+
+
+def to_repair(state: RunState, damages: Sequence[Damage]) -> list[str]:
+    """Return the folders of the runs in which these damages lie: this one, and those whose steps it reads."""
+    reused = {step.folder: step.folder.rsplit("/", 2)[0] for step in state.steps if step.run is not None}
+    found = (
+        next((run for step, run in reused.items() if damage.path.startswith(f"{step}/")), state.folder)
+        for damage in damages
+    )
+    return list(dict.fromkeys(found))
+
+
+def _commands(folders: Sequence[str], option: str) -> str:
+    return " and ".join(f"`wrpo-ray inspect {folder}{option}`" for folder in folders)
 
 
 def as_json(state: RunState) -> str:
@@ -96,7 +111,9 @@ def _rows(steps: Iterable[StepState]) -> list[tuple[str, ...]]:
 
 
 def done(step: StepState) -> str:
-    """Return how far a step is: shards or optimizer steps."""
+    """Return how far a step is, shards or optimizer steps; or which run it is read from."""
+    if step.run is not None:
+        return f"in run {step.run}"
     if step.training.step is not None:
         return f"step {step.training.step:,} of {step.training.num_steps or '?'}"
     if step.shards_done is not None:
@@ -134,7 +151,8 @@ def advice(state: RunState) -> str:
     """Return what to do next."""
     if state.every_damage:
         stop = "stop the driver, then " if state.live else ""
-        return f"{stop}`wrpo-ray inspect {state.folder} --repair`, then start the run again with its config"
+        commands = _commands(to_repair(state, state.every_damage), " --repair")
+        return f"{stop}{commands}, then start the run again with its config"
     if state.submission is None:
         return "start the run with its config: no start has got so far as to list its steps"
     if all(step.phase in ("complete", "left out") for step in state.steps):

@@ -80,6 +80,18 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseWithLogps(Response):
+    """A response with the summed log-prob of its `token_ids` under its model, before temperature, top_p and penalties.
+
+    Who reads such a file as `Response` does not see the column.
+    """
+
+    logps: float
+
+    SCHEMA: ClassVar[pa.Schema] = Response.SCHEMA.append(pa.field("logps", pa.float64(), nullable=False))
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredResponse:
     """A response and its raw reward, which may be non-finite: selection never chooses such a one."""
 
@@ -190,7 +202,7 @@ class ReferenceLogps:
     )
 
 
-Row = TypeVar("Row", Prompt, Response, ScoredResponse, SFTExample, Quadruple, ReferenceLogps)
+Row = TypeVar("Row", Prompt, Response, ResponseWithLogps, ScoredResponse, SFTExample, Quadruple, ReferenceLogps)
 
 
 def to_table(rows: Iterable[Row], row_type: type[Row]) -> pa.Table:

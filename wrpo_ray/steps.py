@@ -62,7 +62,17 @@ class Step:
         return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
 
     def folder(self, layout: RunLayout) -> Location:
+        """Return where the result lies or will lie: in this run, or in the one that it is reused from."""
         return layout.step_folder(self.name, self.fingerprint)
+
+    def reused_from(self, layout: RunLayout) -> str | None:
+        """Return the name of the run that the result is read from, or None when it is this run's own."""
+        return layout.run_of(self.name, self.fingerprint)
+
+
+def digest(value: Any) -> str:
+    """Return one hash over a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode("ascii")).hexdigest()
 
 
 def complete(step: Step, layout: RunLayout) -> bool:
@@ -73,17 +83,24 @@ def complete(step: Step, layout: RunLayout) -> bool:
 def execute(
     step: Step, layout: RunLayout, versions: Mapping[str, str], still_ours: Callable[[], None] = lambda: None
 ) -> Manifest:
-    """Return the step's manifest, running the step first unless it is complete.
+    """Return the step's manifest, running the step first unless it is complete; nothing is written to a reused one.
 
     still_ours: raises when this driver has lost the run; called before the step is marked as complete.
     """
     folder = step.folder(layout)
     done = read_manifest(folder)
+    reused_from = step.reused_from(layout)
     if done is not None:
         _require_same_inputs(step, layout, done)
         log.info("%s: complete already (%s)", step.name, folder)
-        _clear_scratch(step, folder)
+        if reused_from is None:
+            _clear_scratch(step, folder)
         return done
+    if reused_from is not None:
+        raise StorageError(
+            f"step {step.name} was complete in run {reused_from} when this run began and is gone now ({folder})",
+            code="WRPO-S034", help="run the same command again: the step is made again in this run",
+        )  # fmt: skip
     _clear_other_scratch(step, layout)
     input_contents = _input_contents(step, layout)
     started = time.monotonic()

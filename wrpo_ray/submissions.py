@@ -13,6 +13,7 @@ from typing import Any
 from wrpo_ray.errors import ConfigError, StorageError
 from wrpo_ray.steps import RESULT_VERSION, Step
 from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.manifest import RunLayout
 
 _MAX_SHOWN = 20
 # The last step tells of all others, so what merely adds to a run (an evaluation, say) changes its inputs.
@@ -25,10 +26,12 @@ def submission(
     steps: Sequence[Step],
     versions: Mapping[str, str],
     broken_sources: Iterable[str] = (),
+    layout: RunLayout | None = None,
 ) -> dict[str, Any]:
     """Return the record of one start of a run.
 
-    config: as it was asked for. steps: without those of `broken_sources`, which the run goes on without.
+    config: as it was asked for. steps: without those of `broken_sources`, which the run goes on without. layout: knows
+    which steps are read from other runs.
     """
     return {
         "result_version": RESULT_VERSION,
@@ -42,6 +45,7 @@ def submission(
                 "identity": step.identity,
                 "inputs": [given.name for given in step.inputs],
                 "source": step.source,
+                "run": step.reused_from(layout) if layout else None,
             }
             for step in steps
         ],

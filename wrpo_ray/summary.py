@@ -13,8 +13,8 @@ def run_summary(manifests: Mapping[str, Manifest]) -> str:
     """Return the closing text of a run from the manifests of its steps."""
     summaries = {name: manifest.summary for name, manifest in manifests.items()}
     parts = [
-        _data(summaries), _set_aside(summaries), _broken(summaries.get("export")), _rewards(summaries.get("evaluate")),
-        _places(manifests),
+        _data(summaries), _sampler(summaries.get("reference")), _set_aside(summaries), _broken(summaries.get("export")),
+        _rewards(summaries.get("evaluate")), _places(manifests),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
@@ -30,6 +30,16 @@ def _data(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     width = max(map(len, fuse["best_share"]))
     shares = [f"  {name:<{width}}  {share:6.1%}" for name, share in fuse["best_share"].items()]
     return "\n".join([f"{counts} ({ties}); best response by source:", *shares])
+
+
+def _sampler(reference: Mapping[str, Any] | None) -> str:
+    """Tell how far the sampler's log-probs are from the model's own, where the reference was taken from them."""
+    check = ((reference or {}).get("sampler") or {}).get("check")
+    if not check:
+        return ""
+    return "reference log-probs from the sampler; difference on the checked rows:\n  " + ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in check.items()
+    )
 
 
 def _set_aside(summaries: Mapping[str, Mapping[str, Any]]) -> str:

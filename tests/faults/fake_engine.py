@@ -20,9 +20,10 @@ from typing import Any
 
 from wrpo_ray.config import ModelConfig, RewardConfig
 from wrpo_ray.engines.protocol import Answer, Progress, SetAside
+from wrpo_ray.engines.requests import sample_indices
 from wrpo_ray.engines.vllm_generator import request_seed
 from wrpo_ray.errors import ModelError
-from wrpo_ray.schema import Prompt, Response, stable_hash
+from wrpo_ray.schema import Prompt, Response, ResponseWithLogps, stable_hash
 
 START = "start"
 ALWAYS = 10**9
@@ -119,24 +120,27 @@ class _Fake:
 class FakeGenerator(_Fake):
     """Satisfies engines.protocol.Generator."""
 
-    def __init__(self, folder: str, model: ModelConfig, run_seed: int, identity: str) -> None:
+    with_logps = False
+
+    def __init__(self, folder: str, model: ModelConfig, run_seed: int, identity: str, with_logps: bool = False) -> None:
         super().__init__(folder)
-        self.model, self.run_seed, self.identity = model, run_seed, identity
+        self.model, self.run_seed, self.identity, self.with_logps = model, run_seed, identity, with_logps
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[list[Response] | SetAside]:
         faults = self.work([prompt.prompt_id for prompt in prompts], progress)
-        return [self._drawn(prompt.prompt_id, faults.get(prompt.prompt_id)) for prompt in prompts]
+        return [self._drawn(prompt, faults.get(prompt.prompt_id)) for prompt in prompts]
 
-    def _drawn(self, prompt_id: str, fault: str | None) -> list[Response] | SetAside:
+    def _drawn(self, prompt: Prompt, fault: str | None) -> list[Response] | SetAside:
         if fault == "too_long":
             return SetAside("prompt_too_long", "99 tokens, 9 leave room for an answer")
-        num_samples = self.model.sampling.num_samples - (fault == "wrong_count")
-        return [self._response(prompt_id, index) for index in range(num_samples)]
+        indices = sample_indices(prompt, self.model.sampling.num_samples)
+        return [self._response(prompt.prompt_id, index) for index in indices[: len(indices) - (fault == "wrong_count")]]
 
     def _response(self, prompt_id: str, index: int) -> Response:
         seed = request_seed(self.run_seed, prompt_id, self.identity, index)
         token_ids = [seed % 97, seed % 89, seed % 83]
-        return Response(prompt_id, self.model.name, index, f"{self.model.name} says {seed}", token_ids, "stop", 3)
+        values = (prompt_id, self.model.name, index, f"{self.model.name} says {seed}", token_ids, "stop", 3)
+        return ResponseWithLogps(*values, logps=-float(seed % 79)) if self.with_logps else Response(*values)
 
 
 class FakeScorer(_Fake):

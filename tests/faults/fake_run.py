@@ -39,6 +39,8 @@ def engines(folder: str) -> Engines:
     )
 
 
-def make_generator(folder: str, model: ModelConfig, run_seed: int, identity: str) -> FakeGenerator:
+def make_generator(
+    folder: str, model: ModelConfig, run_seed: int, identity: str, with_logps: bool = False
+) -> FakeGenerator:
     """Each model has its own faults."""
-    return FakeGenerator(f"{folder}/{model.name}", model, run_seed, identity)
+    return FakeGenerator(f"{folder}/{model.name}", model, run_seed, identity, with_logps)

@@ -22,7 +22,7 @@ import pytest
 from tests.faults.fake_engine import FaultFolder, wait_until
 from tests.faults.multi_raylet import raylets
 from tests.tiny import chatml_tokenizer, save_llama
-from wrpo_ray.schema import Quadruple
+from wrpo_ray.schema import Quadruple, ResponseWithLogps
 from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.manifest import read_manifest
 from wrpo_ray.storage.tables import read_rows
@@ -221,6 +221,27 @@ def test_p31_another_config_is_refused_with_what_differs_and_free_fields_are_fre
     assert code == 0, output
     assert bench.prompts_drawn("clean") == drawn
     assert result(bench.run_folder("clean")) == clean
+
+
+def test_a_second_run_makes_only_what_differs(bench: Bench, clean: tuple[list[Quadruple], dict[str, str]]) -> None:
+    before = result(bench.run_folder("clean"))
+    code, output = bench.finish("same", "run.reuse=[clean]")
+    assert code == 0, output
+    assert f"fuse: complete already ({bench.run_folder('clean')}/fuse/" in output
+    # Nothing differs: no engine is started, and the run holds records alone.
+    assert bench.prompts_drawn("same") == 0
+    assert {path.name for path in bench.run_folder("same").iterdir()} <= {"lease", "submissions", "broken_sources"}
+    # The target's responses are asked for with their log-probs: drawn again, and the same ones.
+    code, output = bench.finish("other", "run.reuse=[clean]", "wrpo.reference_from_sampler=true")
+    assert code == 0, output
+    num_preference = bench.prompts_drawn("clean") - 2 * NUM_PROMPTS
+    assert bench.prompts_drawn("other") == num_preference
+    starts = {name: len(FaultFolder(bench.faults("other") / name).events("start")) for name in ("a", "b", "target-sft")}
+    assert starts == {"a": 0, "b": 0, "target-sft": 1}
+    assert result(bench.run_folder("other"))[0] == clean[0]
+    (drawn,) = bench.run_folder("other").glob("sample-target-sft/*")
+    assert {row.logps <= 0 for row in read_rows(locate(drawn), ResponseWithLogps)} == {True}
+    assert result(bench.run_folder("clean")) == before == clean
 
 
 def test_a_run_goes_on_without_a_broken_source_when_it_may(

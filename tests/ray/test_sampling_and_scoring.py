@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
+from transformers import AutoModelForCausalLM
 
 from tests.faults.fake_engine import wait_until
 from tests.tiny import chatml_tokenizer, headers_tokenizer, save_classifier, save_neox, save_qwen2
+from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import (
     EngineConfig,
     FaultsConfig,
@@ -24,7 +27,8 @@ from wrpo_ray.data.scoring import score
 from wrpo_ray.engines.protocol import Answer
 from wrpo_ray.engines.transformers_scorer import TransformersScorer
 from wrpo_ray.errors import ModelError
-from wrpo_ray.schema import Prompt, Response, ScoredResponse, prompt_id
+from wrpo_ray.models import tokenizer_of
+from wrpo_ray.schema import Prompt, Response, ResponseWithLogps, ScoredResponse, prompt_id
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import Manifest, RunLayout, create_manifest, require_manifest
@@ -34,7 +38,8 @@ ENGINE = EngineConfig(
     dtype="float32", max_model_len=96, max_num_seqs=16, max_num_batched_tokens=512, enforce_eager=True
 )
 RESOURCES = ResourcesConfig(num_cpus=1.0, prompts_per_shard=3, env_vars={"VLLM_LOGGING_LEVEL": "ERROR"})
-SAMPLING = SamplingConfig(num_samples=3, max_tokens=6)
+# All that stands between the model's log-probs and the draw.
+SAMPLING = SamplingConfig(num_samples=3, max_tokens=6, temperature=0.7, top_p=0.9, repetition_penalty=1.2)
 
 
 def model(name: str, path: Path) -> ModelConfig:
@@ -86,7 +91,8 @@ def test_two_sources_in_one_job(tmp_path: Path) -> None:
         TransformersRewardConfig(type="transformers", path=str(reward_path), dtype="float32", max_model_len=96)
     )
     for source in sources:
-        job = SamplingJob(source, given.folder(layout), ("preference",), 7, source.name)
+        with_logps = source.name == "qwen"
+        job = SamplingJob(source, given.folder(layout), ("preference",), 7, source.name, with_logps=with_logps)
         drawn = Step(f"sample-{source.name}", {}, (), lambda folder, job=job: sample(job, folder))
         summary = execute(drawn, layout, {}).summary
         rows = read_rows(drawn.folder(layout), Response)
@@ -99,6 +105,8 @@ def test_two_sources_in_one_job(tmp_path: Path) -> None:
         assert all(
             row.num_tokens == len(row.token_ids) <= 6 and row.finish_reason in ("stop", "length") for row in rows
         )
+        if with_logps:
+            _assert_logps_match(read_rows(drawn.folder(layout), ResponseWithLogps), prompts, source)
         _assert_a_lost_shard_comes_back_equal(job, drawn.folder(layout), locate(tmp_path / f"again-{source.name}"))
         scored = Step(
             f"score-{source.name}",
@@ -137,6 +145,21 @@ def _assert_rewards_match(rows: list[ScoredResponse], prompts: list[Prompt], ref
     assert [row.reward for row in rows] == pytest.approx(expected, abs=1e-4)
     # A sigmoid would keep them in (0, 1).
     assert min(row.reward for row in rows) < 0 or max(row.reward for row in rows) > 1
+
+
+@torch.no_grad()
+def _assert_logps_match(rows: list[ResponseWithLogps], prompts: list[Prompt], source: ModelConfig) -> None:
+    """What vLLM says of the ids that it drew, end token included, is what transformers computes without sampling."""
+    network = AutoModelForCausalLM.from_pretrained(source.path).eval()
+    chat = ChatTokenizer(tokenizer_of(source))
+    asked = {row.prompt_id: chat.encode_prompt(row.messages) for row in prompts}
+    expected = []
+    for row in rows:
+        prompt = asked[row.prompt_id]
+        logits = network(torch.tensor([prompt + row.token_ids])).logits[0, len(prompt) - 1 : -1]
+        logps = logits.log_softmax(-1).double().gather(1, torch.tensor(row.token_ids)[:, None])
+        expected.append(float(logps.sum()))
+    assert [row.logps for row in rows] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -56,7 +56,7 @@ def main(rank: str, port: str, folder: str) -> None:
     with peak_anonymous_bytes(found), zero.sharded_loading(train):
         model = load_model(ModelFiles(path=str(Path(folder) / "model")), train)
     found["num_elements"] = two_ranks.num_elements(model)
-    scorer = zero.start_inference_engine(model, train, torch.device("cpu"))
+    scorer = zero.start_inference_engine(model, train)
     with torch.no_grad():
         logits = scorer(TOKENS).logits
     torch.save(logits.clone(), Path(folder) / f"logits{rank}.pt")

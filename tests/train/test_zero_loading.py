@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.train import loading_memory, plain, two_ranks
+from tests.train import loading_memory, plain, runs, two_ranks
+from wrpo_ray.chat import ChatTokenizer
+from wrpo_ray.models import load_tokenizer
+from wrpo_ray.schema import ReferenceLogps
+from wrpo_ray.storage.location import locate
+from wrpo_ray.storage.tables import read_rows
+from wrpo_ray.train import launch
+from wrpo_ray.train.job import TrainJob
+from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, tokenise
 
 MIB = 2**20
 # Buffers of gloo, of transformers and of Python.
@@ -43,3 +52,31 @@ def test_a_rank_loads_its_share_alone(large_model: Path) -> None:
         assert found["left_bytes"] < share + SLACK_BYTES
         logits = torch.load(large_model.parent / f"logits{rank}.pt")
         torch.testing.assert_close(logits, whole(loading_memory.TOKENS).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_the_reference_pass_on_a_sharded_model(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five shards of two rows on two ranks: one rank has more to do, and the other keeps step with it."""
+    ranks: list[dict[str, int]] = []
+
+    def fit_here(_: Any, job: TrainJob) -> None:
+        (tmp_path / "job.json").write_text(job.model_dump_json())
+        ranks.extend(two_ranks.start("tests.train.reference_ranks", tmp_path))
+
+    monkeypatch.setattr(launch, "fit_workers", fit_here)
+    fields = {"num_workers": two_ranks.NUM_RANKS, "zero_stage": 3, "micro_batch_tokens": 1}
+    config = runs.make_config(model, wrpo={**fields, "deepspeed": two_ranks.NOTHING_WHOLE})
+    quadruples = runs.write_quadruples(tmp_path / "quadruples", 10)
+    result = launch.run_reference(config, str(model), quadruples, locate(tmp_path / "out"))
+    whole = plain.load(model)
+    rows, _ = tokenise(runs.quadruples(10), QUADRUPLE_RESPONSES, ChatTokenizer(load_tokenizer(str(model))), config.wrpo)
+    found = {
+        row.prompt_id: row
+        for row in read_rows(runs.finish_step(locate(tmp_path / "out"), result=result), ReferenceLogps)
+    }
+    assert len(found) == 10
+    for row in rows:
+        for name in QUADRUPLE_RESPONSES:
+            expected = plain.logp(whole, row, name).item()
+            assert getattr(found[row["prompt_id"]], f"{name}_logps") == pytest.approx(expected, abs=1e-4)
+    assert [rank["passes"] for rank in ranks] == [6, 6]
+    assert {rank["num_elements"] for rank in ranks} == {sum(each.numel() for each in whole.parameters()) // 2}

@@ -20,7 +20,7 @@ from wrpo_ray.errors import ConfigError, Problem, render
 KeyPath = tuple[str | int, ...]
 VALID: dict[str, Any] = json.loads(dump_config(parse_config(MINIMAL, "fuse.yaml")))
 # Keys of these sections are free.
-FREE = ("extra_args", "env_vars", "deepspeed")
+FREE = ("extra_args", "env_vars", "deepspeed", "per_hour", "per_million_tokens", "cluster", "accelerators")
 WRONG: dict[type, list[Any]] = {
     bool: ["yes", 1, 0, None, []],
     int: ["8", True, 8.5, "8GB", -1, None, [8], {}],
@@ -79,7 +79,7 @@ def dotted(path: KeyPath) -> str:
 def test_one_wrong_value_is_one_problem_that_names_it(data: st.DataObject) -> None:
     path, value = data.draw(st.sampled_from(NODES))
     wrong = data.draw(st.sampled_from(WRONG[type(value)]))
-    if value is None and path[-1] == "evaluation":
+    if value is None and path[-1] in ("evaluation", "lora", "allocation"):
         wrong = 7
     config = copy.deepcopy(VALID)
     child(config, path[:-1])[path[-1]] = wrong

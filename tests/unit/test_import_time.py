@@ -18,7 +18,20 @@ print(seconds, *heavy)
 
 
 @pytest.mark.parametrize(
-    "module", ["config_file", "schema", "storage", "steps", "prompts", "cli", "doctor", "console", "error_codes"]
+    "module",
+    [
+        "config_file",
+        "schema",
+        "storage",
+        "steps",
+        "prompts",
+        "cli",
+        "doctor",
+        "console",
+        "error_codes",
+        "planning.command",
+        "planning.schedule",
+    ],
 )
 def test_module_is_light(module: str) -> None:
     program = PROGRAM.format(module=f"wrpo_ray.{module}", heavy=HEAVY)

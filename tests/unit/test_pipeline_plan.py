@@ -1,5 +1,6 @@
 """The order of steps, and what changes a fingerprint."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_file import parse_config
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.pipeline import Pipeline
+from wrpo_ray.steps import StepResult, execute
+from wrpo_ray.submissions import record, submission
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,8 @@ def test_steps_come_in_reading_order(folder: Path) -> None:
         "faults.stall_timeout_s=5.0",
         "rows.max_fraction=0.5",
         "run.lease_timeout_s=0",
+        "wrpo.reference_check_tolerance=0.5",
+        "wrpo.micro_batch_tokens=777",
         "min_sources=1",
     ],
 )
@@ -85,6 +90,19 @@ def test_how_a_step_is_run_changes_no_fingerprint(folder: Path, override: str) -
 def test_what_changes_a_result_changes_the_steps_from_there_on(folder: Path) -> None:
     assert changed(folder, "wrpo.beta=0.1") == {"wrpo", "export"}
     assert changed(folder, "wrpo.alpha.end=0.3") == {"wrpo", "export"}
+    # The reference depends on what it reads and how, never on what is done with it.
+    for swept in (
+        "objective=dpo",
+        "learning_rate=2e-3",
+        "global_batch_size=64",
+        "num_epochs=2",
+        "length_normalized=true",
+    ):
+        assert changed(folder, f"wrpo.{swept}") == {"wrpo", "export"}
+    for read in ("max_length=63", "max_prompt_length=31", "precision=fp32"):
+        assert changed(folder, f"wrpo.{read}") == {"reference", "wrpo", "export"}
+    drawn = {"sample-target-sft", "score-target-sft", "fuse"}
+    assert changed(folder, "wrpo.reference_from_sampler=true") == drawn | {"reference", "wrpo", "export"}
     # Which rows are left out changes results; whether they count against the budget does not.
     assert changed(folder, "rows.response_empty=quarantine", "rows.reward_not_finite=drop") == set()
     assert "score-a" not in changed(folder, "rows.response_empty=keep")
@@ -106,6 +124,35 @@ def test_other_weights_under_the_same_name_change_the_model(folder: Path, tmp_pa
         fingerprints(folder, f"sources.a.path={first}")["sample-a"]
         != (fingerprints(folder, f"sources.a.path={second}")["sample-a"])
     )
+
+
+def test_steps_of_another_run_are_read_there_and_change_no_fingerprint(folder: Path) -> None:
+    first = Pipeline(config(folder, "run.name=first"))
+    done = [step for step in first.steps if step.name in ("prompts", "sample-a")]
+    for step in done:
+        execute(dataclasses.replace(step, run=lambda _: StepResult((), {})), first.layout, {})
+    entry = submission(1, {}, first.steps, {}, layout=first.layout)
+    record(first.layout.submissions, entry)
+    again = Pipeline(config(folder, "run.reuse=[first]", "wrpo.beta=0.1"))
+    assert [step.name for step in again.steps if step.reused_from(again.layout)] == ["prompts", "sample-a"]
+    assert again.plan().count("complete (in run first)") == 2
+    assert again.selected("score-a")
+    assert {step.name for step in again.steps if step.fingerprint not in {one.fingerprint for one in first.steps}} == {
+        "wrpo", "export",
+    }  # fmt: skip
+    # The sources that are left out do not change where the rest lies.
+    assert again.without({}).layout == again.layout
+
+
+def test_a_run_to_reuse_that_is_not_there_is_refused_with_those_that_are(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no run below .* has this name; there are: ") as caught:
+        Pipeline(config(folder, "run.reuse=[nope]"))
+    assert caught.value.code == "WRPO-C034"
+
+
+def test_which_log_probs_an_engine_tells_is_not_for_the_config_to_say(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="set by the run"):
+        config(folder, "target.engine.extra_args={logprobs_mode: processed_logprobs}")
 
 
 def test_only_needs_a_known_step_with_complete_inputs(folder: Path) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wrpo_ray.config import FaultsConfig, ModelConfig, RowsConfig
+from wrpo_ray.config import FaultsConfig, ModelFiles, RowsConfig, SourceConfig
 from wrpo_ray.data.shards import ShardedWork, run_shards
+from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.engines.protocol import Generator, SetAside
 from wrpo_ray.engines.supervisor import SupervisedEngine
-from wrpo_ray.engines.vllm_generator import VllmGenerator
 from wrpo_ray.errors import DataError, ModelError
 from wrpo_ray.models import local_model
-from wrpo_ray.schema import Prompt, Response, Split, to_table
+from wrpo_ray.schema import Prompt, Response, ResponseWithLogps, Split, to_table
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage import ledger
 from wrpo_ray.storage.ledger import Commit, Finished, QuarantinedRow, Shard
@@ -32,28 +32,48 @@ _REASON = "finish_reason:"
 class SamplingJob:
     """What one sampling step draws: from which prompts, for which splits, seeded by what.
 
-    make_generator: module-level callable of (model, run_seed, identity).
+    make_generator: module-level callable of (model, run_seed, identity), and of with_logps when that is set.
+    with_logps: keep the log-prob of each response, as ResponseWithLogps.
     """
 
-    model: ModelConfig
+    model: SourceConfig
     prompts: Location
     splits: tuple[Split, ...]
     run_seed: int
     identity: str
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     rows: RowsConfig = field(default_factory=RowsConfig)
-    make_generator: Callable[[ModelConfig, int, str], Generator] = VllmGenerator
+    make_generator: Callable[..., Generator] = load_generator
+    with_logps: bool = False
+
+    @property
+    def make(self) -> Callable[[], Generator]:
+        """Starts the engine; picklable."""
+        extra = {"with_logps": True} if self.with_logps else {}
+        return functools.partial(self.make_generator, self.model, self.run_seed, self.identity, **extra)
+
+    @property
+    def row_type(self) -> type[Response]:
+        """What the rows of the step are."""
+        return ResponseWithLogps if self.with_logps else Response
 
 
 class SamplingWorker:
     """Turns a shard of prompts into a file of responses."""
 
     def __init__(
-        self, folder: str, prompts: str, model: ModelConfig, faults: FaultsConfig, make: Callable[[], Generator]
+        self,
+        folder: str,
+        prompts: str,
+        model: SourceConfig,
+        faults: FaultsConfig,
+        make: Callable[[], Generator],
+        row_type: type[Response],
     ) -> None:
-        self.folder, self.model = locate(folder), model
+        self.folder, self.model, self.row_type = locate(folder), model, row_type
         # Here and not in the engine: a download of hours must not count as its start.
-        local_model(model.path)
+        if isinstance(model, ModelFiles):
+            local_model(model.path)
         self.prompts = {prompt.prompt_id: prompt for prompt in read_rows(locate(prompts), Prompt)}
         self.engine = SupervisedEngine(make, "generate", f"sample {model.name}", faults)
 
@@ -73,11 +93,12 @@ class SamplingWorker:
         drawn = {item: outcome for item, outcome in outcomes.items() if not isinstance(outcome, SetAside)}
         require_all_samples(self.model, drawn)
         responses = [response for group in drawn.values() for response in group]
-        counts = response_counts(responses) | {"engine_starts": self.engine.num_starts - started_before}
-        return ledger.commit(self.folder, shard, to_table(responses, Response), drawn, set_aside, counts)
+        counts = response_counts(responses) | self.engine.take_counts()
+        counts |= {"engine_starts": self.engine.num_starts - started_before}
+        return ledger.commit(self.folder, shard, to_table(responses, self.row_type), drawn, set_aside, counts)
 
 
-def require_all_samples(model: ModelConfig, drawn: Mapping[str, Sequence[Response]]) -> None:
+def require_all_samples(model: SourceConfig, drawn: Mapping[str, Sequence[Response]]) -> None:
     """Raise ModelError unless each prompt has its own num_samples responses, one per sample index, in order."""
     expected = list(range(model.sampling.num_samples))
     wrong = [
@@ -135,7 +156,8 @@ def sample(job: SamplingJob, folder: Location) -> StepResult:
         "prompts": str(job.prompts),
         "model": job.model,
         "faults": job.faults,
-        "make": functools.partial(job.make_generator, job.model, job.run_seed, job.identity),
+        "make": job.make,
+        "row_type": job.row_type,
     }
     finished = run_shards(work, SamplingWorker, arguments)
     summary = _summary(work, finished)

@@ -1,7 +1,7 @@
 """The process that an engine lives in; started by `engines.process`, and by nobody else.
 
 It is told once how to make the engine, then gets batches one by one. Messages to the supervisor are tuples:
-("started",), ("progress",), ("done", outcomes), ("raised", WrpoError), ("failed", error text, engine still usable).
+("started",), ("progress",), ("done", outcomes, counts), ("raised", WrpoError), ("failed", error text, still usable).
 An exception while the engine starts ends the process, so that its traceback is the last thing on stderr.
 """
 
@@ -73,7 +73,9 @@ def _answer(engine: Any, method: str, batch: Any, progress: _Reporter) -> tuple[
     from wrpo_ray.errors import WrpoError
 
     try:
-        return ("done", getattr(engine, method)(batch, progress))
+        outcomes = getattr(engine, method)(batch, progress)
+        # See protocol.CountingEngine.
+        return ("done", outcomes, getattr(engine, "take_counts", dict)())
     except WrpoError as error:
         return ("raised", error)
     except Exception as error:

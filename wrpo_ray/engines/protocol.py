@@ -43,6 +43,14 @@ class Engine(Protocol):
         ...
 
 
+class CountingEngine(Engine, Protocol):
+    """An engine with numbers of its own for the step's summary; engines need not be one."""
+
+    def take_counts(self) -> dict[str, int]:
+        """Return what was counted since this was last called."""
+        ...
+
+
 class Generator(Engine, Protocol):
     """Draws responses from one model."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ class SupervisedEngine:
     ) -> None:
         self.make, self.method, self.title, self.faults = make, method, title, faults
         self.num_starts = 0
+        self._counts: Counter[str] = Counter()
         self._process: EngineProcess | None = None
 
     def run(self, rows: Sequence[Any]) -> list[Any]:
@@ -35,6 +37,11 @@ class SupervisedEngine:
         Raises ModelError when the engine cannot be started or ends on every row, and any WrpoError of the engine.
         """
         return run_isolated(rows, self._attempt, self.title) if rows else []
+
+    def take_counts(self) -> dict[str, int]:
+        """Return what the engine counted in finished batches since this was last called; see CountingEngine."""
+        counts, self._counts = dict(self._counts), Counter()
+        return counts
 
     def close(self) -> None:
         """Shut the engine down; nothing of it is left when this returns."""
@@ -56,7 +63,8 @@ class SupervisedEngine:
             match process.receive(self.faults.stall_timeout_s):
                 case ("progress",):
                     continue
-                case ("done", outcomes):
+                case ("done", outcomes, counts):
+                    self._counts.update(counts)
                     return outcomes
                 case ("raised", error):
                     raise error

@@ -7,6 +7,7 @@ The prompt's prefix is computed once: vLLM's prefix cache serves the other K-1 r
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,13 +15,17 @@ from typing import TYPE_CHECKING
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import ModelConfig, SamplingConfig
 from wrpo_ray.engines.protocol import Progress, SetAside
+from wrpo_ray.engines.requests import sample_indices
 from wrpo_ray.engines.vllm_engine import engine_is_usable, reporting, start_engine, stop_engine
-from wrpo_ray.errors import DataError
+from wrpo_ray.errors import DataError, ModelError
 from wrpo_ray.models import local_model, tokenizer_of
-from wrpo_ray.schema import Prompt, Response, stable_hash
+from wrpo_ray.schema import Prompt, Response, ResponseWithLogps, stable_hash
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
+
+# The model's own log-probs: before temperature, penalties, top_p and top_k. vLLM's default today.
+LOGPROBS_MODE = "raw_logprobs"
 
 
 def request_seed(run_seed: int, prompt_id: str, identity: str, sample_index: int) -> int:
@@ -29,13 +34,19 @@ def request_seed(run_seed: int, prompt_id: str, identity: str, sample_index: int
 
 
 class VllmGenerator:
-    """A model in vLLM; satisfies engines.protocol.Generator."""
+    """A model in vLLM; satisfies engines.protocol.Generator.
 
-    def __init__(self, model: ModelConfig, run_seed: int, identity: str) -> None:
+    with_logps: give responses as ResponseWithLogps. It changes no response: the sampler is asked for one more number.
+    """
+
+    def __init__(self, model: ModelConfig, run_seed: int, identity: str, with_logps: bool = False) -> None:
         model = model.model_copy(update={"path": local_model(model.path)})
         self.model, self.run_seed, self.identity = model, run_seed, identity
+        self.with_logps = with_logps
         self.chat = ChatTokenizer(tokenizer_of(model))
-        self.engine = start_engine(model, model.engine, model.resources.num_gpus, runner="generate", seed=run_seed)
+        self.engine = start_engine(
+            model, model.engine, model.resources.num_gpus, runner="generate", seed=run_seed, logprobs_mode=LOGPROBS_MODE
+        )
         self.max_prompt_tokens = model.engine.max_model_len - model.sampling.max_tokens
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[list[Response] | SetAside]:
@@ -47,7 +58,7 @@ class VllmGenerator:
             (prompt, ids, index)
             for prompt, ids in zip(prompts, encoded, strict=True)
             if not isinstance(ids, SetAside)
-            for index in range(self.model.sampling.num_samples)
+            for index in sample_indices(prompt, self.model.sampling.num_samples)
         ]
         drawn: defaultdict[str, list[Response]] = defaultdict(list)
         if requests:
@@ -84,14 +95,14 @@ class VllmGenerator:
 
     def _sampling_params(self, prompt_id: str, sample_index: int) -> SamplingParams:
         seed = request_seed(self.run_seed, prompt_id, self.identity, sample_index)
-        return sampling_params(self.model.sampling, seed, self.chat.end_token_id)
+        return sampling_params(self.model.sampling, seed, self.chat.end_token_id, self.with_logps)
 
     def _response(self, prompt: Prompt, sample_index: int, completion: object) -> Response:
         from vllm.outputs import CompletionOutput
 
         assert isinstance(completion, CompletionOutput)
         token_ids = list(completion.token_ids)
-        return Response(
+        response = Response(
             prompt_id=prompt.prompt_id,
             source=self.model.name,
             sample_index=sample_index,
@@ -100,9 +111,17 @@ class VllmGenerator:
             finish_reason=str(completion.finish_reason),
             num_tokens=len(token_ids),
         )
+        if not self.with_logps:
+            return response
+        if completion.cumulative_logprob is None or len(completion.logprobs or ()) != len(token_ids):
+            raise ModelError(
+                f"{self.model.name}: vLLM gave {len(completion.logprobs or ())} log-probs for {len(token_ids)} tokens",
+                code="WRPO-E005",
+            )
+        return ResponseWithLogps(**dataclasses.asdict(response), logps=completion.cumulative_logprob)
 
 
-def sampling_params(sampling: SamplingConfig, seed: int, end_token_id: int) -> SamplingParams:
+def sampling_params(sampling: SamplingConfig, seed: int, end_token_id: int, with_logps: bool = False) -> SamplingParams:
     """Return vLLM's parameters of one request; generation stops at the template's end token and at the model's own."""
     from vllm import SamplingParams
 
@@ -116,4 +135,6 @@ def sampling_params(sampling: SamplingConfig, seed: int, end_token_id: int) -> S
         stop=list(sampling.stop),
         stop_token_ids=[end_token_id],
         seed=seed,
+        # 0 asks for the drawn token's own log-prob and no other one's.
+        logprobs=0 if with_logps else None,
     )

@@ -10,10 +10,11 @@ from wrpo_ray.error_codes.entry import Entry
 from wrpo_ray.error_codes.inputs import INPUTS
 from wrpo_ray.error_codes.machine import MACHINE
 from wrpo_ray.error_codes.models import MODELS
+from wrpo_ray.error_codes.plans import PLANS
 from wrpo_ray.error_codes.running import RUNNING
 from wrpo_ray.errors import ConfigError
 
-CATALOGUE: dict[str, Entry] = dict(sorted((INPUTS | MODELS | MACHINE | RUNNING).items()))
+CATALOGUE: dict[str, Entry] = dict(sorted((INPUTS | PLANS | MODELS | MACHINE | RUNNING).items()))
 GROUPS = {
     "B": "Bugs",
     "C": "Configuration and this machine",

@@ -98,6 +98,47 @@ INPUTS = {
         "The argument has a field of its own, or must be the run's for its results to be what was asked for.",
         "Remove it from extra_args.",
     ),
+    "WRPO-C033": Entry(
+        "settings of sharding, offload or kernels do not go together",
+        "Some need a ZeRO stage, a GPU or a precision that this training section does not have.",
+        "Make the change that the message names.",
+    ),
+    "WRPO-C034": Entry(
+        "a run to be reused is not there",
+        "run.reuse names no other run below run.root, this run itself, or one run twice.",
+        "Correct the name, or take it out.",
+    ),
+    "WRPO-C037": Entry(
+        "the fused head cannot run here",
+        "The kernel of cut-cross-entropy runs on a GPU in bf16 alone.",
+        "Set num_gpus_per_worker: 1 and precision: bf16, or head_kernel: chunked.",
+    ),
+    "WRPO-C036": Entry(
+        "a setting needs a package that is not installed",
+        "Some settings (trackers, adapters, kernels) need a package that the others do without.",
+        "Install the extra that the message names on all nodes, or leave the setting out.",
+    ),
+    "WRPO-C080": Entry(
+        "the key of an endpoint is not set",
+        "The environment variable that a source's api_key_env names is not there, or holds what cannot be a key.",
+        "Set it where the run is started and on all nodes; without api_key_env no key is sent.",
+    ),
+    "WRPO-C081": Entry(
+        "base_url is no usable address",
+        "A source's base_url must begin with http:// or https:// and a host, and have neither a user nor a query.",
+        "Write https://host/v1, say, without /chat/completions.",
+    ),
+    "WRPO-C082": Entry(
+        "api_key_env is no name of a secret variable",
+        "It is the name of a variable, never the key itself; a name with KEY, TOKEN or SECRET as a word makes sure that"
+        " its value is taken out of logs and errors.",
+        "Write OPENAI_API_KEY, say, and put the key into that variable.",
+    ),
+    "WRPO-C083": Entry(
+        "an endpoint's limit lets no request through",
+        "limits.tokens_per_minute must be more than sampling.max_tokens, which each running request counts with.",
+        "Raise the limit to the account's, or lower max_tokens.",
+    ),
     "WRPO-C019": Entry(
         "the global batch is smaller than the number of workers",
         "Every worker takes rows of each optimizer step, so there must be at least one for each.",

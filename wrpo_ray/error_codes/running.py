@@ -72,6 +72,32 @@ RUNNING = {
         "Their processes did not start, or ended for a reason of Ray's: a package missing on a node, its memory full.",
         "See the whole error with --debug and the Ray logs of the node; then run the same command again.",
     ),
+    "WRPO-E040": Entry(
+        "an endpoint refuses the key",
+        "The HTTP endpoint of a source answered 401: the key is wrong, revoked, or another endpoint's.",
+        "Give the variable that api_key_env names a valid key, on the driver and on all nodes.",
+    ),
+    "WRPO-E041": Entry(
+        "an endpoint does not answer",
+        "The retries of a source's max_retries are used up: nothing but rate limits, server errors, time-outs or"
+        " replies that cannot be read, for several prompts in a row.",
+        "Run the same command again later: what was drawn is kept. If it was the rate limit, lower its limits.",
+    ),
+    "WRPO-E042": Entry(
+        "an endpoint has no such model",
+        "The HTTP endpoint of a source answered 404, or sends elsewhere: base_url or model is wrong.",
+        "Correct base_url (it often ends in /v1) or model.",
+    ),
+    "WRPO-E043": Entry(
+        "an account has nothing left",
+        "The HTTP endpoint of a source answers that the account's quota or credit is used up.",
+        "Raise it, then run the same command again: what was drawn is kept.",
+    ),
+    "WRPO-E044": Entry(
+        "an endpoint refuses every request",
+        "It refused the first prompts and answered none: it does not take some field of the requests.",
+        "Read its words in the message; then change send_seed, max_tokens_field, extra_body or sampling of the source.",
+    ),
     "WRPO-I001": Entry(
         "the run was interrupted",
         "It was told to stop. What was finished is kept.",
@@ -253,6 +279,11 @@ RUNNING = {
         "An input of it was repaired and came out otherwise than what this step had read.",
         "`wrpo-ray inspect RUN --repair` removes the step; the next run makes it from what lies there now.",
     ),
+    "WRPO-S034": Entry(
+        "a step of a reused run is gone",
+        "It was complete in the other run (`run.reuse`) when this start began.",
+        "Run the same command again: the step is made here.",
+    ),
     "WRPO-S040": Entry(
         "a lease is broken",
         "A record of who holds the run is not one of this version.",
@@ -287,5 +318,25 @@ RUNNING = {
         "reference log-probs are not finite",
         "Target-SFT gives NaN or infinity for these rows.",
         "Look at the rows and at Target-SFT; precision fp32 has the widest range.",
+    ),
+    "WRPO-T007": Entry(
+        "attention with a soft cap would lose it",
+        "The model's scores are capped, and this attention of transformers leaves the cap out without a word.",
+        "Set attention: eager, or flash_attention_2 where that is installed.",
+    ),
+    "WRPO-T008": Entry(
+        "the package for adapters is not installed",
+        "`lora` needs the package peft on every node.",
+        "pip install 'wrpo-ray[lora]' there, or leave `lora` out.",
+    ),
+    "WRPO-T009": Entry(
+        "the adapter does not fit the model",
+        "lora.target_modules names no module of the model, or one that takes no adapter.",
+        "Name linear layers of the model (q_proj, v_proj, ...), or all-linear.",
+    ),
+    "WRPO-T020": Entry(
+        "the sampler's log-probs are not the model's",
+        "They differ from our own pass by more than wrpo.reference_check_tolerance.",
+        "Set wrpo.reference_from_sampler to false, or give engine and training the same weights and precision.",
     ),
 }

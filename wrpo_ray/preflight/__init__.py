@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig
-from wrpo_ray.config_rules import model_sections
+from wrpo_ray.config_rules import endpoint_sections, model_sections
 from wrpo_ray.errors import ConfigError, DataError, Problem
+from wrpo_ray.preflight.endpoint import check_endpoint
 from wrpo_ray.preflight.model_folder import (
     ModelFacts,
     check_language_model,
@@ -58,6 +59,8 @@ def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem], list[Promp
     """Return the problems of models, those of prompts, and the prompts."""
     models, chats = _check_models(config)
     models.extend(check_packages(config))
+    for place, source in endpoint_sections(config):
+        models.extend(check_endpoint(place, source))
     data: list[Problem] = []
     sets: list[PromptSet] = []
     for place, section in _prompt_sections(config):

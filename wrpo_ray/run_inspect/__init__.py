@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Check a run and print what was found; return 0 when it is whole or has been repaired.
 
-    Raises StorageError (exit code 6) when it is damaged, LeaseError (5) when a repair meets a live driver, ConfigError
-    (2) when there is no such run or step.
+    Raises StorageError (exit code 6) when it is damaged, or a run whose steps it reads is: that one is not repaired
+    from here; LeaseError (5) when a repair meets a live driver, ConfigError (2) when there is no such run or step.
     """
     folder = locate(options.run)
     state = read_run(folder)
@@ -43,13 +43,15 @@ def main(options: argparse.Namespace) -> int:
         report = verify_run(state, folder, options.step)
         _show(options, report, [])
         if report.every_finding:
-            raise damaged_run(state.folder, [finding.damage for finding in report.every_finding])
+            raise damaged_run(state.folder, [finding.damage for finding in report.every_finding], state)
         return 0
     # Whoever repairs holds the run: no driver can begin with what is being removed.
     with held(RunLayout(folder).leases, _LEASE_TIMEOUT_S) as lease:
         report = verify_run(read_run(folder, ask_owner=False), folder, options.step)
         removed = list(carry_out(planned_removals(report, RunLayout(folder)), lease.check))
     _show(options, report, removed)
+    if report.reused_findings:
+        raise damaged_run(state.folder, [finding.damage for finding in report.reused_findings], state)
     return 0
 
 
@@ -76,6 +78,6 @@ def _closing(removed: list[Removal], damaged: bool, repair: bool) -> str:
     if removed:
         lines = ["", "removed:", *(f"  {removal}" for removal in removed), ""]
         return "\n".join([*lines, "next: start the run again with its config; it makes again what is missing"])
-    if repair:
-        return "\nnothing to repair: everything verifies"
-    return "" if damaged else "\neverything verifies"
+    if damaged:
+        return ""
+    return "\nnothing to repair: everything verifies" if repair else "\neverything verifies"

@@ -60,6 +60,11 @@ class RunReport:
     temporaries: tuple[str, ...] = field(default=())
 
     @property
+    def reused_findings(self) -> tuple[Finding, ...]:
+        """Findings in steps that are read from other runs; those runs have to be repaired, not this one."""
+        return tuple(finding for report in self.steps if report.step.run for finding in report.findings)
+
+    @property
     def every_finding(self) -> tuple[Finding, ...]:
         """All findings, the run's own records first."""
         return (*self.findings, *(finding for report in self.steps for finding in report.findings))

@@ -9,6 +9,7 @@ with other bytes (sampling on GPUs does), and nothing may stay that was made fro
 - a step that is known to be made from other bytes goes with all that was made from it.
 Later steps are removed before the ones that they were made from, and a manifest before what it lists: a crash in
 between can cost work and never mixes results.
+Steps that are read from another run are that run's: nothing is removed there.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ class Removal:
 
 def planned_removals(report: RunReport, layout: RunLayout) -> list[Removal]:
     """Return what has to go for every finding of `report`, in the order in which it must go."""
-    steps = report.state.submission.steps if report.state.submission else ()
+    submission = report.state.submission
+    steps, layout = (submission.steps, submission.layout(layout.folder)) if submission else ((), layout)
     reports = {checked.step.name: checked for checked in report.steps}
     per_step: list[list[Removal]] = []
     lost: set[str] = set()
     void: set[str] = set()
     for step in steps:
         folder, checked = layout.step_folder(step.name, step.fingerprint), reports.get(step.name)
+        if step.run is not None:
+            lost |= {step.name} if checked and checked.findings else set()
+            continue
         contents = checked.contents if checked else read_contents(folder)
         removals = _of_step(checked) if checked else []
         cause = _cause(step, contents, lost, void, bool(removals))

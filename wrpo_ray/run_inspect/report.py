@@ -35,7 +35,7 @@ def _rows(report: RunReport, states: dict[str, StepState]) -> Iterator[tuple[str
         yield (
             checked.step.name,
             checked.step.fingerprint,
-            states[checked.step.name].phase,
+            states[checked.step.name].phase + (f" (in run {checked.step.run})" if checked.step.run else ""),
             f"{counted_noun(checked.num_files, 'file')}, {size(checked.num_bytes)}" if checked.num_files else "",
             f"{count} damaged" if count else ("whole" if checked.num_files else ""),
         )
@@ -94,6 +94,7 @@ def as_json(report: RunReport, removed: Sequence[Removal]) -> str:
                 "name": checked.step.name,
                 "fingerprint": checked.step.fingerprint,
                 "state": states[checked.step.name].phase,
+                "run": checked.step.run,
                 "num_files": checked.num_files,
                 "num_bytes": checked.num_bytes,
                 "manifest": dataclasses.asdict(checked.contents.manifest) if checked.contents.manifest else None,

@@ -30,7 +30,7 @@ def verify_run(state: RunState, folder: Location, only: str | None = None) -> Ru
 
     Raises StorageError when the store cannot be read.
     """
-    layout = RunLayout(folder)
+    layout = state.submission.layout(folder) if state.submission else RunLayout(folder)
     planned = state.submission.steps if state.submission else ()
     selected = [step for step in planned if only in (None, step.name)]
     all_contents = {
@@ -60,11 +60,12 @@ def _verify_step(
         findings += made_from(contents.manifest, step, all_contents, contents.folder)
     if contents.is_ledger:
         findings += check_ledger(contents, measured)
-    if not live:
+    if not live and step.run is None:
         findings += checkpoint_findings(contents)
     present = [found for found in measured.values() if found is not None]
     num_bytes = sum(found.num_bytes for found in present)
-    warnings = tuple(_warnings(step, contents, all_contents, live))
+    # What else lies in the folder of another run is told when that one is inspected.
+    warnings = () if step.run else tuple(_warnings(step, contents, all_contents, live))
     return StepReport(step, contents, tuple(dict.fromkeys(findings)), warnings, len(present), num_bytes)
 
 

@@ -37,7 +37,10 @@ _NUM_STEPS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class StepState:
-    """One step. rows: in files that count. seconds: what the attempt that ended it took. training: None without one."""
+    """One step. rows: in files that count. seconds: what the attempt that ended it took. training: None without one.
+
+    run: name of the other run that its result is read from, or None when it is this run's own.
+    """
 
     name: str
     fingerprint: str
@@ -52,6 +55,7 @@ class StepState:
     pace: Pace = field(default_factory=Pace)
     training: Training = field(default_factory=Training)
     damages: tuple[Damage, ...] = ()
+    run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def read_run(folder: Location, ask_owner: bool = True) -> RunState:
         raise no_run(folder)
     broken, damaged_records = read_broken_sources(layout)
     steps = submission.steps if submission else ()
+    layout = submission.layout(folder) if submission else layout
     with ThreadPoolExecutor(_NUM_STEPS_AT_ONCE) as pool:
         found = list(pool.map(lambda step: read_contents(layout.step_folder(step.name, step.fingerprint)), steps))
     live = holder is not None and holder.state == "live"
@@ -183,6 +188,7 @@ def _step_state(step: PlannedStep, contents: Contents, phase: Phase, live: bool)
         pace=_pace(contents, training, phase, live),
         training=training,
         damages=contents.damages,
+        run=step.run,
     )
 
 

@@ -30,12 +30,16 @@ class Damage:
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step as a start of the run planned it; `inputs` are names of steps, `source` is the model that it is for."""
+    """One step as a start of the run planned it; `inputs` are names of steps, `source` is the model that it is for.
+
+    run: name of the other run that its result is read from, or None.
+    """
 
     name: str
     fingerprint: str
     inputs: tuple[str, ...]
     source: str | None
+    run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,10 @@ class Submission:
     epoch: int | None
     started_at: str
     steps: tuple[PlannedStep, ...]
+
+    def layout(self, folder: Location) -> RunLayout:
+        """Return where the steps of this start lie, for the run in `folder`."""
+        return RunLayout(folder, {f"{step.name}/{step.fingerprint}": step.run for step in self.steps if step.run})
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ def read_submission(number: int, place: Location) -> Submission:
 
     def parse(raw: Mapping[str, Any]) -> Submission:
         steps = tuple(
-            PlannedStep(step["name"], step["fingerprint"], tuple(step["inputs"]), step.get("source"))
+            PlannedStep(step["name"], step["fingerprint"], tuple(step["inputs"]), step.get("source"), step.get("run"))
             for step in raw["steps"]
         )
         known: set[str] = set()

@@ -51,9 +51,13 @@ class Manifest:
 
 @dataclass(frozen=True)
 class RunLayout:
-    """The one place that knows where things of a run lie."""
+    """The one place that knows where things of a run lie.
+
+    reused: names of other runs beside this one by "<step>/<fingerprint>" of the finished steps that are read there.
+    """
 
     folder: Location
+    reused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def leases(self) -> Location:
@@ -71,7 +75,22 @@ class RunLayout:
         return self.folder / "broken_sources"
 
     def step_folder(self, step: str, fingerprint: str) -> Location:
-        return self.folder / step / fingerprint
+        """Return where the step's result lies or will lie; what another run has made is read and never written."""
+        run = self.run_of(step, fingerprint)
+        return (self.folder if run is None else self.beside(run).folder) / step / fingerprint
+
+    def run_of(self, step: str, fingerprint: str) -> str | None:
+        """Return the name of the other run that has made the step, or None when it is this run's own."""
+        return self.reused.get(f"{step}/{fingerprint}")
+
+    def reusing(self, step: str, fingerprint: str, run: str) -> RunLayout:
+        """Return this layout with one more step that is read from the run called `run`."""
+        return RunLayout(self.folder, {**self.reused, f"{step}/{fingerprint}": run})
+
+    def beside(self, run: str) -> RunLayout:
+        """Return the layout of another run below the same root."""
+        root, _, _ = self.folder.key.rpartition("/")
+        return RunLayout(Location(self.folder.store, root) / run)
 
 
 def layout_of(root: str, run: str) -> RunLayout:

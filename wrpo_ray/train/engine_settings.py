@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from wrpo_ray.config import TrainConfig, ZeroPlusPlusConfig
+from wrpo_ray.config import TrainConfig
 
 
 def deepspeed_settings(train: TrainConfig) -> dict[str, Any]:
@@ -49,10 +49,12 @@ def _offload(train: TrainConfig) -> dict[str, Any]:
 
 
 def _zero_plus_plus(train: TrainConfig) -> dict[str, Any]:
-    asked = train.zero_plus_plus.model_dump()
-    return (
-        {f"zero_{name}": value for name, value in asked.items()} if asked != ZeroPlusPlusConfig().model_dump() else {}
-    )
+    """ZeRO++, https://www.deepspeed.ai/tutorials/zeropp/; DeepSpeed has the same names and defaults."""
+    return {
+        "zero_hpz_partition_size": train.zero_hpz_partition_size,
+        "zero_quantized_weights": train.zero_quantized_weights,
+        "zero_quantized_gradients": train.zero_quantized_gradients,
+    }
 
 
 def zero_stage(train: TrainConfig) -> int:

@@ -8,7 +8,16 @@ from typing import Literal
 from pydantic import SerializeAsAny, model_validator
 
 from wrpo_ray.batching import BatchSizes, num_steps_per_epoch
-from wrpo_ray.config import Frozen, ModelFiles, SFTConfig, TrackingConfig, TrainConfig, WRPOConfig
+from wrpo_ray.config import (
+    EXECUTION_FIELDS,
+    REFERENCE_FIELDS,
+    Frozen,
+    ModelFiles,
+    SFTConfig,
+    TrackingConfig,
+    TrainConfig,
+    WRPOConfig,
+)
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry
 
@@ -16,12 +25,6 @@ Kind = Literal["sft", "reference", "wrpo"]
 # Of a step's folder; goes once the step's manifest is written.
 SCRATCH = "scratch"
 CHECKPOINTS = "checkpoints"
-# How a run is spread over machines, saved and logged changes its trajectory by rounding at most.
-_FREE_FIELDS = {
-    "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_tokens", "zero_stage", "max_failures",
-    "activation_checkpointing", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "share_prompts",
-    "shared_attention",
-}  # fmt: skip
 
 
 class TrainJob(Frozen):
@@ -82,5 +85,5 @@ class TrainJob(Frozen):
         A checkpoint of another one is never loaded. The model needs no place in it: the step's folder is its own.
         """
         fields = {"kind", "seed", "tokens", "num_rows", "pad_token_id", "train"}
-        told = self.model_dump_json(include=fields, exclude={"train": _FREE_FIELDS})
+        told = self.model_dump_json(include=fields, exclude={"train": EXECUTION_FIELDS | REFERENCE_FIELDS})
         return hashlib.sha256(told.encode("utf-8")).hexdigest()[:12]

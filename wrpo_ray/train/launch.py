@@ -26,6 +26,16 @@ from wrpo_ray.train.job import SCRATCH, Kind, TrainJob
 from wrpo_ray.train.loop import train_worker
 from wrpo_ray.train.metrics import METRICS_FILE, followed, read_metrics
 from wrpo_ray.train.reference import finish_reference, forget_not_finite, reference_shards, reference_worker
+from wrpo_ray.train.sampler_reference import (
+    Sampled,
+    SamplerCounts,
+    differences,
+    read_check,
+    require_close,
+    usable_samples,
+    with_sampled_ids,
+    with_sampled_logps,
+)
 from wrpo_ray.train.tokens import (
     QUADRUPLE_RESPONSES,
     SFT_RESPONSES,
@@ -52,39 +62,63 @@ def run_sft(config: FuseConfig, model_path: str, examples: Location, out: Locati
 
 
 def run_wrpo(
-    config: FuseConfig, model_path: str, quadruples: Location, reference: Location, out: Location
-) -> StepResult:
+    config: FuseConfig, model_path: str, quadruples: Location, reference: Location, out: Location,
+    drawn: Location | None = None,
+) -> StepResult:  # fmt: skip
     """Optimise preferences from Quadruple rows and their ReferenceLogps; writes and returns as run_sft.
 
-    Raises DataError when a row has no reference log-probs.
+    drawn: as run_reference was given it. Raises DataError when a row has no reference log-probs.
     """
     started = time.monotonic()
     model = model_files(config, model_path)
     chat = ChatTokenizer(tokenizer_of(on_node(model)))
-    rows, counts = tokenise(read_rows(quadruples, Quadruple), QUADRUPLE_RESPONSES, chat, config.wrpo)
+    rows, counts, _ = quadruple_rows(config, chat, quadruples, drawn)
     if needs_reference(config.wrpo):
         rows = join_reference(rows, read_rows(reference, ReferenceLogps))
     job = prepare(config, "wrpo", config.wrpo, model, chat, rows, QUADRUPLE_RESPONSES, out)
     return trained(job, fit(job), counts, started)
 
 
-def run_reference(config: FuseConfig, model_path: str, quadruples: Location, out: Location) -> StepResult:
+def quadruple_rows(
+    config: FuseConfig, chat: ChatTokenizer, quadruples: Location, drawn: Location | None
+) -> tuple[list[TokenRow], TokenCounts, tuple[Sampled, SamplerCounts] | None]:
+    """Return the tokenised quadruples and counts; with `drawn` y_wt and y_l as they were drawn, and what those are."""
+    found = read_rows(quadruples, Quadruple)
+    rows, counts = tokenise(found, QUADRUPLE_RESPONSES, chat, config.wrpo)
+    if drawn is None:
+        return rows, counts, None
+    sampled, sampler_counts = usable_samples(drawn, found, rows, chat, config.wrpo.max_length)
+    return with_sampled_ids(rows, sampled), counts, (sampled, sampler_counts)
+
+
+def run_reference(
+    config: FuseConfig, model_path: str, quadruples: Location, out: Location, drawn: Location | None = None
+) -> StepResult:
     """Compute the log-probs of all responses under the frozen model at `model_path`, once.
 
+    drawn: finished sampling step whose log-probs (ResponseWithLogps) are taken for y_wt and y_l where they hold.
     Writes ReferenceLogps rows below data/, shard by shard: what is committed already is not computed again. Raises
-    DataError, naming up to ten prompt_ids, when log-probs are not finite.
+    DataError, naming up to ten prompt_ids, when log-probs are not finite, and ModelError when those of the sampler are
+    too far from our own on the rows that are compared.
     """
     started = time.monotonic()
     model = model_files(config, model_path)
     chat = ChatTokenizer(tokenizer_of(on_node(model)))
-    rows, counts = tokenise(read_rows(quadruples, Quadruple), QUADRUPLE_RESPONSES, chat, config.wrpo)
+    rows, counts, sampled = quadruple_rows(config, chat, quadruples, drawn)
+    rows = with_sampled_logps(rows, sampled[0]) if sampled else rows
     job = prepare(config, "reference", config.wrpo, model, chat, rows, QUADRUPLE_RESPONSES, out)
     shards = reference_shards(job, [row["prompt_id"] for row in rows])
     forget_not_finite(job)
-    if pending(job.folder, shards):
+    if pending(job.folder, shards) or (sampled and read_check(job.scratch) is None):
         fit_workers(reference_worker, job)
+    told: dict[str, Any] = {}
+    if sampled:
+        compared = read_check(job.scratch) or []
+        require_close(compared, config.wrpo.reference_check_tolerance)
+        told = {"sampler": dataclasses.asdict(sampled[1]) | {"check": differences(compared)}}
     finished = finish_reference(job, shards)
-    return StepResult(finished.files, {**dataclasses.asdict(counts), "seconds": round(time.monotonic() - started, 3)})
+    seconds = round(time.monotonic() - started, 3)
+    return StepResult(finished.files, {**dataclasses.asdict(counts), **told, "seconds": seconds})
 
 
 def model_files(config: FuseConfig, model_path: str) -> ModelFiles:
@@ -143,6 +177,7 @@ def trained(job: TrainJob, outcome: Mapping[str, Any], counts: TokenCounts, star
             "loss": metrics["loss"],
             "grad_norm": metrics["grad_norm"],
             "share_prompts": outcome["share_prompts"],
+            "num_trained_parameters": outcome["num_trained_parameters"],
             **accuracies,
             **attempts_summary(job.scratch),
             "seconds": round(time.monotonic() - started, 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import os
 from dataclasses import dataclass
@@ -20,9 +21,11 @@ from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import stable_hash
 from wrpo_ray.storage.manifest import FileEntry, read_manifest
 from wrpo_ray.train import resume
+from wrpo_ray.train.background import CheckpointWriter
 from wrpo_ray.train.collate import Collate
 from wrpo_ray.train.files import on_node, replace_folder
 from wrpo_ray.train.job import TrainJob
+from wrpo_ray.train.lora import ADAPTER, add_adapters, count_parameters, merged, save_adapter
 from wrpo_ray.train.metrics import TENSORBOARD, MetricsWriter
 from wrpo_ray.train.model import load_policy, save_model
 from wrpo_ray.train.preemption import PreemptionWatch
@@ -30,6 +33,10 @@ from wrpo_ray.train.random_state import seed_everything
 from wrpo_ray.train.ranks import Ranks, current_ranks
 from wrpo_ray.train.tasks import SFTTask, Task, WRPOTask
 from wrpo_ray.train.tokens import RESPONSES_OF, TokenTable, name_some
+
+log = logging.getLogger(__name__)
+
+MODEL = "model"
 
 
 @dataclass
@@ -44,6 +51,7 @@ class Worker:
     collate: Collate
     table: TokenTable
     device: torch.device
+    checkpoints: CheckpointWriter
     writer: MetricsWriter | None = None
     epoch: int = -1
     order: tuple[int, ...] = ()
@@ -81,11 +89,15 @@ def train_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
             "metrics": metrics,
             "files": [dataclasses.asdict(entry) for entry in save_final(worker)],
             "share_prompts": worker.collate.share_prompts,
+            "num_trained_parameters": count_parameters(worker.engine.module)[0],
         }
     except StoppedError as error:
+        worker.checkpoints.finish()
         if worker.writer:
             worker.writer.close()
         outcome = {"error": str(error)}
+    finally:
+        worker.checkpoints.abandon()
     resume.end(job, worker.attempt, ranks)
     return outcome
 
@@ -98,11 +110,14 @@ def train(worker: Worker) -> dict[str, float | int]:
     for step in range(first_step, job.num_steps):
         metrics = train_step(worker, step)
         done = step + 1
+        worker.checkpoints.poll()
         if worker.writer and (done % job.train.log_every_steps == 0 or done == job.num_steps):
             worker.writer.write(done, metrics)
         due = bool(job.train.checkpoint_every_steps) and done % job.train.checkpoint_every_steps == 0
-        if watch.noticed() or due:
-            checkpoint(worker, done)
+        must_go = watch.noticed()
+        if must_go or due:
+            checkpoint(worker, done, in_background=job.train.checkpoint_in_background and not must_go)
+    worker.checkpoints.finish()
     return metrics
 
 
@@ -116,23 +131,27 @@ def set_up(job: TrainJob, ranks: Ranks, attempt: resume.Attempt) -> Worker:
 
     seed_everything(stable_hash("train", job.seed, job.kind) % 2**32)
     policy = load_policy(on_node(job.model), job.train)
+    if job.train.lora:
+        add_adapters(policy.model, job.train.lora, stable_hash("lora", job.seed, job.kind) % 2**32)
+        log.info("%s: %d of %d parameters are trained", job.kind, *count_parameters(policy.model))
     policy.train()
     engine = zero.start_engine(policy, job.train, job.num_steps)
     collate = Collate(RESPONSES_OF[job.kind], policy.share_prompts, job.pad_token_id)
     task: Task = WRPOTask(job.train, job.num_steps, collate) if isinstance(job.train, WRPOConfig) else SFTTask(collate)
     table = TokenTable(job.scratch, job.tokens, collate.responses)
-    worker = Worker(job, ranks, attempt, engine, task, collate, table, device)
+    checkpoints = CheckpointWriter(job, ranks, attempt, layout(job, ranks))
+    worker = Worker(job, ranks, attempt, engine, task, collate, table, device, checkpoints)
     if ranks.rank == 0:
         worker.writer = MetricsWriter(job, resume.history_of(attempt), attempt.working)
     restore(worker)
     return worker
 
 
-def layout(worker: Worker) -> dict[str, int]:
+def layout(job: TrainJob, ranks: Ranks) -> dict[str, int]:
     """Return what decides how a checkpoint can be loaded."""
     from wrpo_ray.train import zero
 
-    return {"world_size": worker.ranks.size, "zero_stage": zero.zero_stage(worker.job.train)}
+    return {"world_size": ranks.size, "zero_stage": zero.zero_stage(job.train)}
 
 
 def restore(worker: Worker) -> None:
@@ -140,14 +159,14 @@ def restore(worker: Worker) -> None:
     job, attempt, ranks = worker.job, worker.attempt, worker.ranks
     # Ranks draw other numbers than one another; where the saved ones fit, they take their place.
     seed_everything(stable_hash("train", job.seed, job.kind, attempt.first_step, ranks.rank) % 2**32)
-    resume.restore_engine(job, ranks, attempt, worker.engine, layout(worker))
+    resume.restore_engine(job, ranks, attempt, worker.engine, layout(job, ranks))
     resume.restore_random(attempt, ranks)
 
 
-def checkpoint(worker: Worker, done: int) -> None:
-    """Store the training state after `done` optimizer steps; all ranks call it."""
+def checkpoint(worker: Worker, done: int, *, in_background: bool) -> None:
+    """Store the training state after `done` optimizer steps; all ranks call it. See CheckpointWriter.save."""
     history = worker.writer.history if worker.writer else ""
-    resume.save(worker.job, worker.ranks, worker.attempt, worker.engine, done, layout(worker), history)
+    worker.checkpoints.save(worker.engine, done, history, in_background=in_background)
 
 
 def train_step(worker: Worker, step: int) -> dict[str, float | int]:
@@ -223,10 +242,19 @@ def save_final(worker: Worker) -> list[FileEntry]:
         # Another driver has finished the step meanwhile; what its manifest lists must stay as it is.
         files = list(done.files)
     elif state is not None and worker.writer is not None:
-        folder = worker.attempt.working / "model"
-        save_model(model, state, on_node(job.model), folder)
-        files = [worker.writer.close(), *replace_folder(folder, job.folder, "model")]
+        files = [worker.writer.close(), *_store_model(worker, state)]
         if worker.writer.tensorboard.is_dir():
             files += replace_folder(worker.writer.tensorboard, job.folder, TENSORBOARD)
     worker.ranks.wait()
     return files
+
+
+def _store_model(worker: Worker, state: dict[str, torch.Tensor]) -> list[FileEntry]:
+    """Store the trained model, and its adapters if it has some; `state` is all of its weights."""
+    job, model, working = worker.job, worker.engine.module.model, worker.attempt.working
+    if not job.train.lora:
+        save_model(model, state, on_node(job.model), working / MODEL)
+        return replace_folder(working / MODEL, job.folder, MODEL)
+    save_adapter(model, state, job.model.path, working / ADAPTER)
+    save_model(model, merged(model, state), on_node(job.model), working / MODEL)
+    return [entry for name in (MODEL, ADAPTER) for entry in replace_folder(working / name, job.folder, name)]

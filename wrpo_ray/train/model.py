@@ -43,7 +43,7 @@ def _refuse_dropped_soft_cap(files: ModelFiles, train: TrainConfig) -> None:
     cap = getattr(config, "attn_logit_softcapping", None)
     if cap is not None and train.attention == "sdpa":
         raise ModelError(
-            f"{files.path} caps its attention scores (attn_logit_softcapping = {cap}), which `attention: sdpa` leaves out",
+            f"{files.path} has attn_logit_softcapping = {cap}, which `attention: sdpa` would leave out",
             code="WRPO-T007",
             help="set `attention: eager` (or flash_attention_2 on GPUs) in this training section",
         )
@@ -55,7 +55,7 @@ def load_policy(files: ModelFiles, train: TrainConfig) -> Policy:
     reason = why_padded(model) if train.share_prompts else None
     if reason:
         log.warning("prompts are not shared, batches are padded: %s", reason)
-    return Policy(model, train.share_prompts and reason is None, train.shared_attention)
+    return Policy(model, train.share_prompts and reason is None, train.shared_attention, train.head_kernel)
 
 
 def _repair_generation_config(model: PreTrainedModel) -> None:

@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import ray.train.torch
 import torch
 
+from wrpo_ray.config import WRPOConfig
 from wrpo_ray.errors import DataError
-from wrpo_ray.policy import Policy
 from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import ReferenceLogps, to_table
 from wrpo_ray.storage.ledger import Finished, Shard, commit, finish, pending, planned
 from wrpo_ray.train.collate import Collate
+from wrpo_ray.train.engine_settings import zero_stage
 from wrpo_ray.train.files import on_node
 from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.model import load_policy
-from wrpo_ray.train.ranks import current_ranks
-from wrpo_ray.train.tasks import split_responses
+from wrpo_ray.train.ranks import Ranks, current_ranks
+from wrpo_ray.train.sampler_reference import compare, rows_to_check, too_far_apart, write_check
 from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, TokenRow, TokenTable, name_some
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 _MAX_ROWS_PER_SHARD = 256
 _SHARDS_PER_WORKER = 4
 _NOT_FINITE = "not_finite"
+# A Policy, or a DeepSpeed engine around one.
+Scorer = Callable[..., torch.Tensor]
 
 
 def reference_shards(job: TrainJob, prompt_ids: Sequence[str]) -> list[Shard]:
@@ -49,46 +55,125 @@ def reference_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
     table = TokenTable(job.scratch, job.tokens, QUADRUPLE_RESPONSES)
     row_of = {prompt_id: row for row, prompt_id in enumerate(table.prompt_ids)}
     left = ranks.first(pending(job.folder, reference_shards(job, table.prompt_ids)))
-    policy = load_policy(on_node(job.model), job.train).to(device)
-    policy.eval()
-    collate = Collate(QUADRUPLE_RESPONSES, policy.share_prompts, job.pad_token_id)
+    policy, share_prompts = frozen_policy(job, device)
+    collate = Collate(QUADRUPLE_RESPONSES, share_prompts, job.pad_token_id)
+    max_tokens = job.train.micro_batch_tokens
+    if table.logps and not agrees_with_sampler(job, ranks, policy, collate, table, device):
+        return {}
     mine = left[ranks.rank :: ranks.size]
+    planned_passes = [passes(collate, table, [row_of[item] for item in shard.items], max_tokens) for shard in mine]
+    # Before the first of them: a rank that is done with its own must not wait for an answer from those that are not.
+    num_passes = ranks.gathered(sum(map(len, planned_passes)))
     for number, shard in enumerate(mine, start=1):
         indices = [row_of[item] for item in shard.items]
-        rows = shard_rows(policy, collate, table, indices, job.train.micro_batch_tokens, device)
+        rows = shard_rows(policy, collate, table, indices, max_tokens, device)
         if broken := [row.prompt_id for row in rows if not all(math.isfinite(value) for value in _logps(row))]:
             # Not committed: numbers like these may come from a broken device, and the next run tries them again.
             (job.scratch / _NOT_FINITE / f"{shard.name}.json").write_json(broken)
         else:
             commit(job.folder, shard, to_table(rows, ReferenceLogps), shard.items)
         log.info("reference: shard %d of %d of rank %d", number, len(mine), ranks.rank)
+    if zero_stage(job.train) == 3:
+        keep_step(policy, collate, table, max(num_passes) - num_passes[ranks.rank], device)
     return {}
 
 
+def agrees_with_sampler(
+    job: TrainJob, ranks: Ranks, policy: Scorer, collate: Collate, table: TokenTable, device: torch.device
+) -> bool:
+    """Compute some rows whole, note how far the log-probs that came with the table are from ours; tell if it will do.
+
+    All ranks compute the same rows: a sharded model needs all of them for each pass.
+    """
+    train = cast(WRPOConfig, job.train)
+    indices = rows_to_check(table)
+    own = computed(policy, table, passes(collate, table, indices, train.micro_batch_tokens, whole=True), device)
+    compared = compare(table, indices, [own[index] for index in indices])
+    if ranks.rank == 0:
+        write_check(job.scratch, compared)
+    return ranks.first(not too_far_apart(compared, train.reference_check_tolerance))
+
+
+def frozen_policy(job: TrainJob, device: torch.device) -> tuple[Scorer, bool]:
+    """Return the model ready for forward passes, and whether it shares prompts: whole, or under ZeRO 3 in shards."""
+    if zero_stage(job.train) < 3:
+        policy = load_policy(on_node(job.model), job.train).to(device)
+        policy.eval()
+        return policy, policy.share_prompts
+    # DeepSpeed looks for accelerators when it is imported and would take a GPU that this worker was not given.
+    os.environ["DS_ACCELERATOR"] = device.type
+    from wrpo_ray.train import zero
+
+    with zero.sharded_loading(job.train):
+        policy = load_policy(on_node(job.model), job.train)
+    return zero.start_inference_engine(policy, job.train), policy.share_prompts
+
+
+def passes(
+    collate: Collate, table: TokenTable, indices: Sequence[int], max_tokens: int, whole: bool = False
+) -> list[tuple[Collate, list[int]]]:
+    """Return for each forward pass what it takes of which rows of `indices`; one has at most `max_tokens` tokens.
+
+    Responses whose log-probs came with the table are left out, unless `whole`.
+    """
+    groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+    given = {} if whole else table.logps
+    for index in indices:
+        missing = (name for name in collate.responses if name not in given or given[name][index] is None)
+        groups[tuple(missing)].append(index)
+    found: list[tuple[Collate, list[int]]] = []
+    for responses, rows in groups.items():
+        part = replace(collate, responses=responses)
+        row_tokens = part.row_tokens(table)
+        bins = part.fit([row_tokens[index] for index in rows], max_tokens)
+        found += [(part, [rows[number] for number in numbers]) for numbers in bins]
+    return found
+
+
+def keep_step(policy: Scorer, collate: Collate, table: TokenTable, num_idle: int, device: torch.device) -> None:
+    """Make `num_idle` forward passes to no end: a sharded model needs all ranks for each that another rank makes."""
+    row_tokens = collate.row_tokens(table)
+    shortest = min(range(len(row_tokens)), key=row_tokens.__getitem__)
+    for _ in range(num_idle):
+        own_logps(policy, collate, table.rows([shortest]), device)
+
+
 def shard_rows(
-    policy: Policy, collate: Collate, table: TokenTable, indices: Sequence[int], max_tokens: int, device: torch.device
+    policy: Scorer, collate: Collate, table: TokenTable, indices: Sequence[int], max_tokens: int, device: torch.device
 ) -> list[ReferenceLogps]:
     """Return the log-probs of the rows at `indices`, in that order; a forward pass has at most `max_tokens` tokens."""
-    row_tokens = collate.row_tokens(table)
-    found: dict[int, ReferenceLogps] = {}
-    for numbers in collate.fit([row_tokens[index] for index in indices], max_tokens):
-        rows = table.rows([indices[number] for number in numbers])
-        found.update(zip(numbers, reference_rows(policy, collate, rows, device), strict=True))
-    return [found[number] for number in range(len(indices))]
+    own = computed(policy, table, passes(collate, table, indices, max_tokens), device)
+    prompt_ids = table.table["prompt_id"].take(list(indices)).to_pylist()
+    return [
+        _reference_row(prompt_id, table, index, own[index])
+        for prompt_id, index in zip(prompt_ids, indices, strict=True)
+    ]
+
+
+def computed(
+    policy: Scorer, table: TokenTable, made: Sequence[tuple[Collate, list[int]]], device: torch.device
+) -> dict[int, dict[str, float]]:
+    """Return by row and name the log-prob of every response that the forward passes `made` take."""
+    found: dict[int, dict[str, float]] = {}
+    for collate, rows in made:
+        found.update(zip(rows, own_logps(policy, collate, table.rows(rows), device), strict=True))
+    return found
 
 
 @torch.no_grad()
-def reference_rows(
-    policy: Policy, collate: Collate, rows: Sequence[TokenRow], device: torch.device
-) -> list[ReferenceLogps]:
-    """Return log-probs and numbers of response tokens of `rows`."""
-    batch = collate(rows).to(device)
-    logps = [values.tolist() for values in split_responses(policy(batch))]
-    lengths = [values.tolist() for values in split_responses(batch.num_response_tokens)]
-    return [
-        ReferenceLogps(row["prompt_id"], *(column[index] for column in (*logps, *lengths)))
-        for index, row in enumerate(rows)
-    ]
+def own_logps(
+    policy: Scorer, collate: Collate, rows: Sequence[TokenRow], device: torch.device
+) -> list[dict[str, float]]:
+    """Return for each row the log-probs of the responses that `collate` takes, by their names."""
+    logps = policy(collate(rows).to(device)).view(len(rows), -1).tolist()
+    return [dict(zip(collate.responses, of_row, strict=True)) for of_row in logps]
+
+
+def _reference_row(prompt_id: str, table: TokenTable, index: int, own: Mapping[str, float]) -> ReferenceLogps:
+    """Put together what was computed and what came with the table."""
+    logps: list[Any] = [own[name] if name in own else table.logps[name][index] for name in QUADRUPLE_RESPONSES]
+    lengths: list[Any] = [table.num_tokens[name][index] for name in QUADRUPLE_RESPONSES]
+    return ReferenceLogps(prompt_id, *logps, *lengths)
 
 
 def forget_not_finite(job: TrainJob) -> None:

@@ -189,17 +189,6 @@ def _folder(job: TrainJob, attempt: Attempt, step: int) -> Location:
     return job.checkpoints / checkpoint_name(step, attempt.name)
 
 
-def save(
-    job: TrainJob, ranks: Ranks, attempt: Attempt, engine: Any, step: int, layout: Mapping[str, Any], history: str
-) -> None:
-    """Store a checkpoint after `step` optimizer steps and prune older ones; all ranks call it and it is whole after."""
-    snapshot = take(ranks, attempt, engine, history, in_memory=False)
-    entries = [entry for part in ranks.gathered(store(job, attempt, step, snapshot)) for entry in part]
-    if ranks.rank == 0:
-        commit(job, attempt, step, entries, layout)
-    ranks.wait()
-
-
 def end(job: TrainJob, attempt: Attempt, ranks: Ranks) -> None:
     """Remove what this attempt kept on its nodes; all ranks call it."""
     ranks.wait()

@@ -136,6 +136,12 @@ class TokenTable:
         # Response tokens of every row: what the loss of SFT is divided by, known to all ranks without talking.
         self.num_tokens = {name: self._lengths(name) for name in responses}
         self.num_prompt_tokens = self._lengths("prompt")
+        # Log-probs that the rows came with, None where a row has none.
+        self.logps: dict[str, list[float | None]] = {
+            name: self.table[column].to_pylist()
+            for name in responses
+            if (column := f"{name}_logps") in self.table.column_names
+        }
 
     def _lengths(self, column: str) -> list[int]:
         return self.table[column].combine_chunks().value_lengths().to_pylist()

@@ -77,7 +77,8 @@ def _complete(folder: Path, step: torch.Tensor) -> None:
 
 
 def _parameters(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in (folder / "zero").rglob("fp32.pt"))
+    """Return the folders of all parameters that are trained; one that is frozen has no optimizer state."""
+    return sorted(path.parent for path in (folder / "zero").rglob("exp_avg.pt"))
 
 
 def _give_shapes(folder: Path) -> None:

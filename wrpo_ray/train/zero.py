@@ -19,6 +19,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from wrpo_ray.config import TrainConfig
 from wrpo_ray.schedules import learning_rate_factor
+from wrpo_ray.train.compiled import compile_blocks
 from wrpo_ray.train.engine_settings import deepspeed_settings, inference_settings, zero_stage
 
 __all__ = ["deepspeed_settings", "zero_stage"]
@@ -76,17 +77,15 @@ def start_engine(module: torch.nn.Module, train: TrainConfig, num_steps: int) ->
     )
     optimizer.register_step_pre_hook(partial(_refuse_non_finite, engine))
     if train.compile:
-        engine.compile()
+        compile_blocks(module)
     return engine
 
 
-def start_inference_engine(module: torch.nn.Module, train: TrainConfig, device: torch.device) -> torch.nn.Module:
-    """Return `module` ready for forward passes on `device`: sharded under ZeRO 3, else whole on every rank.
+def start_inference_engine(module: torch.nn.Module, train: TrainConfig) -> Any:
+    """Return a DeepSpeed engine for forward passes of a module that was loaded in shards.
 
-    Sharded, each forward pass needs all ranks, so all must make equally many.
+    Each forward pass needs all ranks, so all must make equally many.
     """
-    if zero_stage(train) < 3:
-        return module.to(device).eval()
     engine, *_ = deepspeed.initialize(model=module, config=inference_settings(train))
     engine.eval()
     return engine

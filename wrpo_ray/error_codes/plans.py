@@ -1,0 +1,45 @@
+"""Codes of the plan: what it cannot know, and what does not fit."""
+
+from __future__ import annotations
+
+from wrpo_ray.error_codes.entry import Entry
+
+PLANS = {
+    "WRPO-C060": Entry(
+        "the shape of a model is not known",
+        "A plan needs the model's config.json; it is not at hand (or does not tell a size), and the built-in table has "
+        "the models of the paper alone.",
+        "Give the model's folder, or fetch its config.json with `hf download`.",
+    ),
+    "WRPO-C061": Entry(
+        "the figures of an accelerator are not known",
+        "Memory, bandwidth and FLOP per second of this type are not in the built-in table.",
+        "Correct the name, or give the figures in planning.accelerators.",
+    ),
+    "WRPO-C062": Entry(
+        "the prompts are too large to be measured for a plan",
+        "Counting and measuring them would take longer than a plan should.",
+        "Set planning.num_prompts and planning.mean_prompt_tokens.",
+    ),
+    "WRPO-C063": Entry(
+        "the plan does not know this quantization",
+        "It cannot tell how many bytes a weight takes then.",
+        "Choose one of those that the message names, or plan without it.",
+    ),
+    "WRPO-C064": Entry(
+        "a step needs more accelerators at once than the planned cluster has",
+        "Training takes all of its workers at once, an engine all of its accelerators.",
+        "Enlarge planning.cluster (or ray.num_cpus), or let the step take fewer.",
+    ),
+    "WRPO-C065": Entry(
+        "a model does not fit into the memory of its accelerators",
+        "Weights, cache, activations or optimizer states take more than there is; the message says how much each "
+        "takes. An estimate: see docs/planning.md.",
+        "Make the smallest change that the message names.",
+    ),
+    "WRPO-C066": Entry(
+        "a picture of the plan is an .svg or .html file",
+        "The ending of --out says which of the two is written.",
+        "Choose one of these endings.",
+    ),
+}
