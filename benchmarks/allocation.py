@@ -3,8 +3,9 @@
 
 Each policy is shown nothing but what it asks for. `tokens`: share of the full grid's, pilot and audit included. `gain`:
 (mean best reward - mean of one random response) over the same of the full grid. `regret`: mean loss of the best reward;
-1 is the standard deviation of what sources make of one prompt. Tables with a * are recorded from real (tiny) models, see
-benchmarks.allocation_recorded; the others are made, see benchmarks.allocation_tables. Goal: 99 % of the gain for at most half of the tokens.
+in made tables 1 is the standard deviation of what sources make of one prompt. `loads`: of one source's model, at most.
+Tables with a * are recorded from real (tiny) models: benchmarks.allocation_recorded; the others are made:
+benchmarks.allocation_tables. Goal: 99 % of the gain for at most half of the tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A reward table of real models: twelve tiny character models, each schooled on its own mix of tasks.
 
-python -m benchmarks.allocation_recorded    (three minutes on one core; writes benchmarks/results/allocation_letters.npz)
+python -m benchmarks.allocation_recorded    (three minutes on one core; writes results/allocation_letters.npz)
 
 Toy models, but nothing is put in by hand: how good a source is at a prompt, how much its samples differ and how both
 hang together is what training made of it. Tasks: reverse, sort, shift each letter by one, drop the vowels, double each

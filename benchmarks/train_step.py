@@ -123,7 +123,8 @@ def report(found: dict[str, list[Any]]) -> str:
             cpu = tables.growth(rows, over, "cpu_s_per_response", 0, 1e3)
             parts += [f"### GEMM GFLOP per response\n\n{flops}", f"### CPU ms per response\n\n{cpu}"]
     if records := found.get("vocabulary"):
-        parts.append("### step MiB over vocabulary\n\n" + tables.growth(records, "vocabulary", "step_mib", 0))
+        rows = [*records, *targets.without_head_gradient(records)]
+        parts.append("### step MiB over vocabulary\n\n" + tables.growth(rows, "vocabulary", "step_mib", 0))
     if records := found.get("gpu"):
         parts.append(tables.sections(records, ("model",), tables.GPU_COSTS))
     return "\n\n".join(parts)

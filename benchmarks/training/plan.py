@@ -53,10 +53,9 @@ def growth_plan() -> Iterator[Measurement]:
     counts = [fixed_batch(_PROMPT_TOKENS, _RESPONSE_TOKENS, count, shape.vocab_size) for count in RESPONSE_COUNTS]
     yield Measurement("responses per prompt", Case(shape, counts), (PADDED, OURS), rounds=3, memory=False)
     for vocabulary in VOCABULARIES:
-        case = Case(
-            ModelShape(vocabulary, layers=4), make_batches(WORKLOADS["uf"], vocabulary, 1, 1),
-            fields={"vocabulary": vocabulary},
-        )  # fmt: skip
+        shape = ModelShape(vocabulary, layers=4)
+        fields = {"vocabulary": vocabulary, "head_gradient_mib": shape.head_parameters * 4 / 2**20}
+        case = Case(shape, make_batches(WORKLOADS["uf"], vocabulary, 1, ROWS), fields=fields)
         yield Measurement("vocabulary", case, (PADDED, TRL_CACHED, OURS), rounds=1)
 
 

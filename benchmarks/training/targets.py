@@ -12,8 +12,8 @@ LARGEST_FLOPS_OVER_LIMIT = 1.03
 FEWER_FLOPS = {"uf": 2.4, "long": 3.4}
 LESS_CPU = {"uf": 2.0, "long": 3.0}
 LARGEST_MEMORY = {PADDED.name: 1 / 3, TRL.name: 1 / 2, TRL_CACHED.name: 1 / 2}
-# "Flat in vocabulary": from the smallest to the largest vocabulary the step may need so much more.
-LARGEST_GROWTH = 1.25
+# "Flat in vocabulary": from 32k on, where the fixed budgets for logits are full, the step may need so much more.
+LARGEST_GROWTH, FLAT_FROM = 1.25, 32000
 LEAST_MFU = 0.45
 
 
@@ -73,12 +73,25 @@ def _memory_targets(where: str, ours: Record, by_name: dict[str, Record]) -> Ite
 
 def flat_in_vocabulary(records: Sequence[Record]) -> list[Target]:
     """Return the target on how memory grows with the vocabulary: records of all variants over vocabulary sizes."""
-    ours = {record["vocabulary"]: record["step_mib"] for record in records if record["variant"] == OURS.name}
-    if len(ours) < 2:
+    ours = {record["vocabulary"]: record["step_mib"] for record in without_head_gradient(records)}
+    sizes = [size for size in ours if size >= FLAT_FROM]
+    if len(sizes) < 2:
         return []
-    smallest, largest = min(ours), max(ours)
-    what = f"memory above weights, gradients, Adam at vocabulary {largest} / at {smallest}"
+    smallest, largest = min(sizes), max(sizes)
+    what = f"memory above weights, gradients (the head's twice), Adam at vocabulary {largest} / at {smallest}"
     return [at_most(what, ours[largest] / ours[smallest], LARGEST_GROWTH)]
+
+
+def without_head_gradient(records: Sequence[Record]) -> list[Record]:
+    """Return our records over vocabulary sizes less the head's gradient, which autograd makes before it is added up.
+
+    It is as large as the head's weights, whatever computes it.
+    """
+    return [
+        {**record, "variant": f"{OURS.name}, less one gradient of the head",
+         "step_mib": record["step_mib"] - record["head_gradient_mib"]}
+        for record in records if record["variant"] == OURS.name
+    ]  # fmt: skip
 
 
 def gpu_targets(records: Sequence[Record]) -> list[Target]:

@@ -14,15 +14,18 @@ from wrpo_ray.allocation.policy import first_counts
 from wrpo_ray.allocation.replay import replay
 from wrpo_ray.allocation.slices import slices_of
 from wrpo_ray.allocation.table import RewardTable
-from wrpo_ray.config import RowsConfig
+from wrpo_ray.config import ModelConfig, RowsConfig, VerifierRewardConfig
 from wrpo_ray.config_allocation import AllocationConfig
 from wrpo_ray.data.allocation import FirstLoad, allocate, first_requests, first_table, further_requests
-from wrpo_ray.errors import ConfigError
+from wrpo_ray.data.requested import require_requested_samples, sample_requested
+from wrpo_ray.data.sampling import SamplingJob
+from wrpo_ray.data.scoring import score
+from wrpo_ray.errors import ConfigError, ModelError
 from wrpo_ray.schema import Prompt, Response, ScoredResponse, prompt_id
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import RunLayout
-from wrpo_ray.storage.tables import write_rows
+from wrpo_ray.storage.tables import read_rows, write_rows
 
 __all__ = ["folder"]
 ROWS = RowsConfig()
@@ -168,3 +171,23 @@ def test_responses_that_may_not_be_chosen_have_no_reward_in_the_table(tmp_path: 
     # An endpoint that does not count tokens is not one that refused the prompt.
     assert table.tokens[0, 0].tolist() == [1, 1, 1]
     assert not table.drawn[1:].any()
+
+
+def test_a_source_that_is_left_out_costs_no_engine(tmp_path: Path) -> None:
+    recorded = Recorded(tmp_path, num_prompts=30)
+    job = SamplingJob(ModelConfig(name="a", path="nowhere"), recorded.prompts, ("sft",), 1, "identity")
+    drawn = Step("sample-a", {}, (), lambda place: sample_requested(job, {}, place))
+    assert execute(drawn, recorded.layout, {}).summary["num_prompts"] == 0
+    reward, place = VerifierRewardConfig(type="verifier"), drawn.folder(recorded.layout)
+    scored = Step("score-a", {}, (), lambda folder: score(reward, recorded.prompts, [place], folder))
+    assert execute(scored, recorded.layout, {}).summary["mean_reward"] is None
+    assert read_rows(scored.folder(recorded.layout), ScoredResponse) == []
+
+
+def test_an_engine_that_draws_other_samples_than_those_asked_for_is_told() -> None:
+    model = ModelConfig(name="a", path="nowhere")
+    rows = [Response("p", "a", index, "text", [1], "stop", 1) for index in (1, 2)]
+    require_requested_samples(model, {"p": (1, 2)}, {"p": rows})
+    for wanted in ((0, 1), (1,), (1, 2, 3)):
+        with pytest.raises(ModelError, match="were asked for"):
+            require_requested_samples(model, {"p": wanted}, {"p": rows})

@@ -173,12 +173,16 @@ def test_targets_tell_what_was_met():
 
 
 def test_memory_over_vocabulary():
-    def over(smallest, largest):
-        rows = [record(OURS, vocabulary=2048, step_mib=smallest), record(OURS, vocabulary=128256, step_mib=largest)]
+    def over(at_32k, at_128k):
+        ours = {2048: (1.0, 2.0), 32000: (at_32k, 30.0), 128256: (at_128k, 125.0)}
+        rows = [
+            record(OURS, vocabulary=size, step_mib=mib, head_gradient_mib=head) for size, (mib, head) in ours.items()
+        ]
         return targets.flat_in_vocabulary([*rows, record(PADDED, vocabulary=128256, step_mib=1e6)])
 
-    assert [target.met for target in over(100.0, 120.0)] == [True]
-    assert [target.met for target in over(100.0, 130.0)] == [False]
+    assert [target.met for target in over(130.0, 245.0)] == [True]
+    assert [target.met for target in over(130.0, 255.0)] == [False]
+    assert targets.flat_in_vocabulary([]) == []
 
 
 def test_tables_are_aligned_and_show_what_is_missing():

@@ -52,12 +52,11 @@ def audit(
     usable = grid.usable
     of_full, of_adaptive = choice(table)[usable], choice(adaptive)[usable]
     per_source = table.rewards.shape[2]
-    none = of_adaptive < 0
     regret = grid.regret(adaptive.best())
     gain = grid.best - grid.random
     sums = np.column_stack([
         of_full == of_adaptive,
-        (of_full // per_source == of_adaptive // per_source) & ~none,
+        of_full // per_source == of_adaptive // per_source,
         (adaptive.best()[usable] == grid.best),
         regret,
         gain,

@@ -1,10 +1,20 @@
-"""Codes of the plan: what it cannot know, and what does not fit."""
+"""Codes of planning: what a plan cannot know, what does not fit, and what adaptive allocation cannot use."""
 
 from __future__ import annotations
 
 from wrpo_ray.error_codes.entry import Entry
 
 PLANS = {
+    "WRPO-C044": Entry(
+        "adaptive allocation cannot work with these settings",
+        "A slice has fewer than 20 prompts, waves need num_samples of 2 or more, or token_costs names no source.",
+        "Make the change that the message names, or leave sampling.allocation out.",
+    ),
+    "WRPO-D040": Entry(
+        "a reward has no place in the allocation's table",
+        "It is there twice, was not asked for, is not finite, or belongs to a prompt or source that the run does not know.",
+        "`wrpo-ray inspect RUN` says which step is damaged; --repair has it made again.",
+    ),
     "WRPO-C060": Entry(
         "the shape of a model is not known",
         "A plan needs the model's config.json; it is not at hand (or does not tell a size), and the built-in table has "
