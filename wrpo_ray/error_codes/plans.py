@@ -12,7 +12,7 @@ PLANS = {
     ),
     "WRPO-D040": Entry(
         "a reward has no place in the allocation's table",
-        "It is there twice, was not asked for, is not finite, or belongs to a prompt or source that the run does not know.",
+        "It is there twice, was not asked for, is not finite, or belongs to a prompt or source the run does not know.",
         "`wrpo-ray inspect RUN` says which step is damaged; --repair has it made again.",
     ),
     "WRPO-C060": Entry(
