@@ -41,7 +41,7 @@ def cut_cross_entropy_logps(
     Exact: small gradients are not filtered away. Raises ValueError when the head has a bias: the kernel knows none.
     Source: https://arxiv.org/abs/2411.09009.
     """
-    from cut_cross_entropy import linear_cross_entropy
+    from cut_cross_entropy import linear_cross_entropy  # pyright: ignore[reportMissingImports]
 
     if bias is not None:
         raise ValueError("the language model head has a bias; set head_kernel: chunked")

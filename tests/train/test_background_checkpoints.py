@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.train import runs
+from tests.train import runs, test_resume
+from tests.train.crashing import Kill, dying
 from tests.train.test_checkpoints import ALONE, Room, ThreadRanks
 from wrpo_ray.config import ModelFiles, TrackingConfig
 from wrpo_ray.errors import StorageError
@@ -249,3 +250,22 @@ def test_a_copy_keeps_what_it_is_of_and_nothing_else():
     assert torch.equal(found["two names"]["a"], before["two names"]["a"])
     assert [tuple(each.shape) for each in found["empty"]] == [(0,), (0, 3)]
     assert (found["settings"], found["scaler"], found["shape"]) == ({"lr": [0.1]}, SimpleNamespace(scale=2.0), (3, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["plain", "zero-1", "zero-3"])
+def test_kills_while_training_goes_on_change_nothing(local_ray, examples, layout, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+    model = runs.save_dropout_model(tmp_path / "model")
+    fields = {**test_resume.RUN, **test_resume.LAYOUTS[layout], "checkpoint_in_background": True}
+    undisturbed = runs.make_config(model, sft={**fields, "checkpoint_every_steps": 0})
+    expected = test_resume.outcome(tmp_path / "a", runs.train_sft(undisturbed, model, examples, tmp_path / "a"))
+    last = fields["num_workers"] - 1
+    kills = [Kill(0, 2, "before-commit"), Kill(last, 5), Kill(0, 6, "after-commit")]
+    config = runs.make_config(model, sft={**fields, "max_failures": len(kills)})
+    result = runs.train_sft(config, model, examples, tmp_path / "b", dying(kills, tmp_path / "notes"))
+    assert len(list((tmp_path / "notes").glob("killed-*"))) == len(kills)
+    assert test_resume.outcome(tmp_path / "b", result) == expected
+    # At most two intervals each: the one behind the checkpoint in flight, and the one in which it was stored.
+    assert result.summary["num_steps_redone"] <= 4 * len(kills)
+    assert test_resume.complete_steps(tmp_path / "b") == [6, 8]

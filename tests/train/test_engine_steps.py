@@ -102,7 +102,8 @@ def test_one_program_serves_all_blocks_and_packed_batches(model) -> None:
     for size in range(3, 9):
         prompts = [list(range(5, 5 + size + number)) for number in range(1 + size % 3)]
         batch = pack_groups(prompts, [[[9] * size, [8] * (size + 3), [7] * 2] for _ in prompts])
-        torch.testing.assert_close(gradient(compiled, batch), gradient(eager, batch), rtol=1e-4, atol=1e-5)
+        expected = gradient(eager, batch)
+        assert (gradient(compiled, batch) - expected).norm() < 1e-5 * expected.norm()
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] > 0
     assert graphs[-1] == graphs[1], graphs

@@ -96,7 +96,7 @@ INPUTS = {
     "WRPO-C018": Entry(
         "an engine argument that the run sets itself",
         "The argument has a field of its own, or must be the run's for its results to be what was asked for.",
-        "Remove it from extra_args.",
+        "Remove it from extra_args or deepspeed.",
     ),
     "WRPO-C033": Entry(
         "settings of sharding, offload or kernels do not go together",

@@ -130,7 +130,8 @@ def set_up(job: TrainJob, ranks: Ranks, attempt: resume.Attempt) -> Worker:
     from wrpo_ray.train import zero
 
     seed_everything(stable_hash("train", job.seed, job.kind) % 2**32)
-    policy = load_policy(on_node(job.model), job.train)
+    with zero.sharded_loading(job.train):
+        policy = load_policy(on_node(job.model), job.train)
     if job.train.lora:
         add_adapters(policy.model, job.train.lora, stable_hash("lora", job.seed, job.kind) % 2**32)
         log.info("%s: %d of %d parameters are trained", job.kind, *count_parameters(policy.model))
