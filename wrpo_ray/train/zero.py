@@ -152,7 +152,8 @@ def _plain_norm(engine: Any) -> float | None:
 def save_checkpoint(engine: Any, folder: Path, tag: str) -> None:
     """Write this rank's share of the state into `folder`/`tag`; all ranks call it, each with its own folder."""
     (folder / tag).mkdir(parents=True, exist_ok=True)
-    engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    # What is frozen comes from the model's own files.
+    engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True)
     # Copies of DeepSpeed's own scripts, for people without DeepSpeed.
     for script in folder.glob("zero_to_*.py"):
         script.unlink()
@@ -160,7 +161,8 @@ def save_checkpoint(engine: Any, folder: Path, tag: str) -> None:
 
 def load_checkpoint(engine: Any, folder: Path, tag: str) -> None:
     """Restore what `save_checkpoint` wrote: parameters, optimizer and learning rate; all ranks call it."""
-    path, _ = engine.load_checkpoint(str(folder), tag=tag)
+    is_whole = all(parameter.requires_grad for parameter in engine.module.parameters())
+    path, _ = engine.load_checkpoint(str(folder), tag=tag, load_module_strict=is_whole)
     if path is None:
         raise FileNotFoundError(f"{folder / tag} holds no DeepSpeed checkpoint")
 
