@@ -27,7 +27,7 @@ _NO_WINDOW = -1
 class SharedPrompts:
     """A layout with what the kernels derive from it: made once for a batch, used by every layer.
 
-    kernel: how attention is computed; `auto` takes varlen for 16-bit tensors on CUDA and decomposed for all others.
+    kernel: how attention is computed; `auto` takes varlen for 16-bit tensors on CUDA without dropout, else decomposed.
     """
 
     def __init__(self, layout: SharedPromptLayout, kernel: Kernel = "auto") -> None:
@@ -51,12 +51,12 @@ def shared_prompt_attention(
 
     sliding_window: a token sees so many tokens, itself included, as transformers counts them.
     """
-    compute = _choose(shared_prompts.kernel, query)
+    compute = _choose(shared_prompts.kernel, query, dropout)
     return compute(query, key, value, shared_prompts, scaling, dropout, sliding_window), None
 
 
-def _choose(kernel: Kernel, query: torch.Tensor) -> Callable[..., torch.Tensor]:
-    flash = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+def _choose(kernel: Kernel, query: torch.Tensor, dropout: float) -> Callable[..., torch.Tensor]:
+    flash = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout
     automatic = varlen if flash else decomposed
     return {"auto": automatic, "decomposed": decomposed, "varlen": varlen, "flex": flex}[kernel]
 

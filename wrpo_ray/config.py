@@ -204,11 +204,14 @@ class TrainConfig(Frozen):
     share_prompts: bool = True
     """Put a prompt through the network once for all of its responses, without padding; exact.
 
-    Architectures that are not known to be exact take padded batches, and the step's summary says so."""
+    Llama, Qwen2, Qwen3, Gemma 3 (text checkpoints), Mistral and GPT-NeoX are known to be exact; all others take padded
+    batches, and the step's summary says so."""
     shared_attention: Literal["auto", "decomposed", "varlen", "flex"] = "auto"
     """Attention with share_prompts: varlen (flash) for 16 bits on a GPU, else decomposed; flex is FlexAttention."""
     head_kernel: Literal["chunked", "cut_cross_entropy"] = "chunked"
-    """Log-probs with share_prompts: our own chunks in torch, or the fused kernel of cut-cross-entropy (GPU, bf16)."""
+    """Log-probs with share_prompts: our own chunks in torch, or the fused kernel of cut-cross-entropy (GPU, bf16).
+
+    The latter adds gradients up in bf16 where ours takes float32."""
     max_length: PositiveInt = 2048
     """Tokens of prompt and response; a longer response is cut (and counted), each on its own."""
     max_prompt_length: PositiveInt = 1800
@@ -260,7 +263,7 @@ class TrainConfig(Frozen):
 EXECUTION_FIELDS = {
     "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_tokens", "zero_stage", "max_failures",
     "activation_checkpointing", "checkpoint_every_steps", "checkpoint_in_background", "keep_checkpoints",
-    "log_every_steps", "share_prompts", "shared_attention", "head_kernel", "offload", "zero_hpz_partition_size",
+    "log_every_steps", "share_prompts", "shared_attention", "offload", "zero_hpz_partition_size",
     "compile",
 }  # fmt: skip
 # What the reference's log-probs are taken from, and how closely that is looked at.
@@ -300,7 +303,7 @@ class WRPOConfig(TrainConfig):
 
     Target-SFT draws them and is the reference, so y_ws alone is left to compute, and 32 whole rows to compare."""
     reference_check_tolerance: PositiveFloat = 0.02
-    """reference_from_sampler: difference in nats per token, over the compared responses, above which the run stops."""
+    """reference_from_sampler: difference in nats per token, over the compared responses, above which it stops."""
 
 
 class EvaluationConfig(Frozen):

@@ -311,6 +311,10 @@ def _sharding(place: str, train: TrainConfig) -> Iterator[Problem]:
 
 
 def _kernels(place: str, train: TrainConfig) -> Iterator[Problem]:
+    kernel, on_gpu = train.shared_attention, train.num_gpus_per_worker > 0
+    if (kernel == "flex" and not on_gpu) or (kernel == "varlen" and not (on_gpu and train.precision == "bf16")):
+        rule = "has no gradient on a CPU" if kernel == "flex" else "needs a GPU and `precision: bf16`"
+        yield Problem(f"{place}.shared_attention", kernel, rule, "set it to auto", "WRPO-C033")
     if train.attention == "flash_attention_2" and (train.precision != "bf16" or not train.num_gpus_per_worker):
         rule = "needs a GPU and `precision: bf16`: its kernels are for 16 bits on CUDA"
         yield Problem(f"{place}.attention", train.attention, rule, "set attention to sdpa", "WRPO-C033")

@@ -1,7 +1,8 @@
 """Log-probs of response tokens, without the logits of the whole vocabulary for all of them at once.
 
-`token_logps` is the one path from hidden states to log-probs: SFT, WRPO and all baselines, the reference. WRPO's
-gradient is a negative log-likelihood with a weight for each response, so nothing more is needed.
+With shared prompts `token_logps` is the one path from hidden states to log-probs: SFT, WRPO and all baselines, the
+reference. WRPO's gradient is a negative log-likelihood with a weight for each response, so nothing more is needed.
+Padded batches are for models whose head is not known: they go through its own logits (`padded_sequence_logps`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _KEPT_ELEMENTS = {"cpu": 2**24, "cuda": 2**28}
 def token_logps(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
 ) -> torch.Tensor:
-    """Return log softmax(hidden @ weight.T + bias)[target], float32 [tokens], in memory that is flat in the vocabulary.
+    """Return log softmax(hidden @ weight.T + bias)[target], float32 [tokens], without the logits of all tokens.
 
     hidden: [tokens, hidden size]; weight: [vocabulary, hidden size]; bias: [vocabulary]; targets: int64 [tokens].
-    Logits are computed chunk by chunk; those beyond a fixed budget once more for the gradient. Sums are float32,
-    whatever the inputs are.
+    Logits are computed chunk by chunk, those beyond a fixed budget once more for the gradient: they take the same
+    memory for every vocabulary. The gradient of `weight` is as large as it is. It and all sums are float32.
     """
     logps: torch.Tensor = _TokenLogps.apply(hidden, weight, bias, targets)  # pyright: ignore[reportAssignmentType]
     return logps
@@ -38,7 +39,8 @@ def cut_cross_entropy_logps(
 ) -> torch.Tensor:
     """Return what `token_logps` does, from Apple's fused kernel, which never writes a logit to memory.
 
-    Exact: small gradients are not filtered away. Raises ValueError when the head has a bias: the kernel knows none.
+    Small gradients are not filtered away, but gradients are added up in the precision of `hidden` and `weight`. Raises
+    ValueError when the head has a bias: the kernel knows none.
     Source: https://arxiv.org/abs/2411.09009.
     """
     from cut_cross_entropy import linear_cross_entropy  # pyright: ignore[reportMissingImports]

@@ -281,6 +281,7 @@ class Pipeline:
             "precision": wrpo.precision,
             "attention": wrpo.attention,
             "versions": installed(TRAINING),
+            **({"deepspeed": wrpo.deepspeed} if wrpo.deepspeed else {}),
         }
 
         def run(folder: Location) -> StepResult:

@@ -44,6 +44,8 @@ def why_padded(model: PreTrainedModel) -> str | None:
     config = model.config.get_text_config()
     if kinds := _rope_types(config) & _LENGTH_DEPENDENT_ROPE:
         return f"its rotary embedding ({', '.join(sorted(kinds))}) depends on the longest sequence of a batch"
+    if getattr(config, "use_bidirectional_attention", None):
+        return "its attention is bidirectional"
     capped = [name for name in _SOFT_CAPS if getattr(config, name, None) is not None]
     return f"it has {', '.join(capped)}" if capped else None
 

@@ -166,6 +166,8 @@ def test_other_architectures_and_soft_caps_take_padded_batches():
     assert why_padded(gemma2).startswith("Gemma2ForCausalLM is none")
     config = Gemma3TextConfig(**HEADS, head_dim=8, final_logit_softcapping=30.0)
     assert why_padded(Gemma3ForCausalLM(config)) == "it has final_logit_softcapping"
+    config = Gemma3TextConfig(**HEADS, head_dim=8, use_bidirectional_attention=True)
+    assert why_padded(Gemma3ForCausalLM(config)) == "its attention is bidirectional"
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     llama = LlamaForCausalLM(LlamaConfig(**HEADS, rope_parameters=dynamic))
     assert why_padded(llama) == "its rotary embedding (dynamic) depends on the longest sequence of a batch"

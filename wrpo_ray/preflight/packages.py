@@ -14,11 +14,12 @@ def check_packages(config: FuseConfig) -> Iterator[Problem]:
     for place, value, module, extra in _wanted(config):
         if find_spec(module) is None:
             rule = f"needs the package {module}, which is not installed"
-            yield Problem(place, value, rule, f"pip install 'wrpo-ray[{extra}]' on all nodes", "WRPO-C036")
+            what = f"'wrpo-ray[{extra}]'" if extra else module.replace("_", "-")
+            yield Problem(place, value, rule, f"pip install {what} on all nodes", "WRPO-C036")
 
 
 def _wanted(config: FuseConfig) -> Iterator[tuple[str, str, str, str]]:
-    """Yield field, value, module and the extra of ours that brings it."""
+    """Yield field, value, module and the extra of ours that brings it, if one does."""
     tracking = config.tracking
     if tracking.tensorboard:
         yield "tracking.tensorboard", "true", "tensorboard", "tensorboard"
@@ -27,6 +28,8 @@ def _wanted(config: FuseConfig) -> Iterator[tuple[str, str, str, str]]:
     if tracking.mlflow_tracking_uri is not None:
         yield "tracking.mlflow_tracking_uri", tracking.mlflow_tracking_uri, "mlflow", "mlflow"
     for place, train in (("sft", config.sft), ("wrpo", config.wrpo)):
+        if train.attention == "flash_attention_2":
+            yield f"{place}.attention", train.attention, "flash_attn", ""
         if train.head_kernel == "cut_cross_entropy":
             yield f"{place}.head_kernel", train.head_kernel, "cut_cross_entropy", "cce"
         if train.lora is not None:

@@ -64,7 +64,7 @@ class CheckpointWriter:
             self._advance(self._flight)
 
     def abandon(self) -> None:
-        """Begin nothing more: this rank's training has failed. What is in flight is never marked as complete."""
+        """Begin nothing more: this rank's training has failed. Only a commit that has begun already may still end."""
         self._flight = None
         self._thread.shutdown(wait=False, cancel_futures=True)
 

@@ -17,7 +17,7 @@ from wrpo_ray.schema import Quadruple, ReferenceLogps, SFTExample
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.ledger import pending
 from wrpo_ray.storage.location import Location, locate
-from wrpo_ray.storage.manifest import FileEntry
+from wrpo_ray.storage.manifest import FileEntry, require_manifest
 from wrpo_ray.storage.tables import read_rows
 from wrpo_ray.train.attempts import AttemptNews, attempts_summary
 from wrpo_ray.train.files import on_node
@@ -31,6 +31,7 @@ from wrpo_ray.train.sampler_reference import (
     SamplerCounts,
     differences,
     read_check,
+    require_accepted,
     require_close,
     usable_samples,
     with_sampled_ids,
@@ -67,9 +68,13 @@ def run_wrpo(
 ) -> StepResult:  # fmt: skip
     """Optimise preferences from Quadruple rows and their ReferenceLogps; writes and returns as run_sft.
 
-    drawn: as run_reference was given it. Raises DataError when a row has no reference log-probs.
+    drawn: as run_reference was given it. Raises DataError when a row has no reference log-probs, ModelError when those
+    of the sampler are not as close as the config asks for now.
     """
     started = time.monotonic()
+    check = require_manifest(reference).summary.get("sampler", {}).get("check") if drawn else None
+    if check:
+        require_accepted(check, config.wrpo.reference_check_tolerance)
     model = model_files(config, model_path)
     chat = ChatTokenizer(tokenizer_of(on_node(model)))
     rows, counts, _ = quadruple_rows(config, chat, quadruples, drawn)

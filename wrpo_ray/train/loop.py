@@ -23,6 +23,7 @@ from wrpo_ray.storage.manifest import FileEntry, read_manifest
 from wrpo_ray.train import resume
 from wrpo_ray.train.background import CheckpointWriter
 from wrpo_ray.train.collate import Collate
+from wrpo_ray.train.engine_settings import zero_stage
 from wrpo_ray.train.files import on_node, replace_folder
 from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.lora import ADAPTER, add_adapters, count_parameters, merged, save_adapter
@@ -150,9 +151,7 @@ def set_up(job: TrainJob, ranks: Ranks, attempt: resume.Attempt) -> Worker:
 
 def layout(job: TrainJob, ranks: Ranks) -> dict[str, int]:
     """Return what decides how a checkpoint can be loaded."""
-    from wrpo_ray.train import zero
-
-    return {"world_size": ranks.size, "zero_stage": zero.zero_stage(job.train)}
+    return {"world_size": ranks.size, "zero_stage": zero_stage(job.train)}
 
 
 def restore(worker: Worker) -> None:
@@ -182,12 +181,12 @@ def train_step(worker: Worker, step: int) -> dict[str, float | int]:
     units = worker.task.units(plan, worker.table)
     learning_rate = float(engine.get_lr()[0])
     sums: dict[str, torch.Tensor] = {}
-    suspects: list[str] = []
+    row_losses: list[tuple[list[str], torch.Tensor]] = []
     micro_batches = plan.ranks[worker.rank]
     for number, micro in enumerate(micro_batches, start=1):
         rows = worker.table.rows(micro.rows)
         result = worker.task.run(engine, rows, micro, step, worker.device)
-        suspects += [row["prompt_id"] for row, fine in zip(rows, result.row_losses.isfinite(), strict=True) if not fine]
+        row_losses.append(([row["prompt_id"] for row in rows], result.row_losses))
         for name, value in {"loss": result.loss_sum.detach(), **result.sums}.items():
             sums[name] = sums.get(name, 0.0) + value.double()
         # The sum over the global batch, by its units; DeepSpeed averages over ranks, which is undone here.
@@ -195,7 +194,7 @@ def train_step(worker: Worker, step: int) -> dict[str, float | int]:
         zero.backward(engine, loss, is_last=number == len(micro_batches))
     means = {name: total / units for name, total in reduced_sums(sums).items()}
     if not math.isfinite(means["loss"]):
-        raise StoppedError(_non_finite_message("loss", step, gathered(suspects)))
+        raise StoppedError(_non_finite_message("loss", step, _not_finite(worker.ranks, row_losses)))
     try:
         grad_norm = zero.optimizer_step(engine)
     except zero.NonFiniteGradientError as error:
@@ -224,11 +223,18 @@ def reduced_sums(sums: dict[str, torch.Tensor]) -> dict[str, float]:
     return dict(zip(sums, values.tolist(), strict=True))
 
 
-def gathered(items: list[str]) -> list[str]:
-    """Return the items of all ranks."""
-    parts: list[list[str]] = [[] for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(parts, items)
-    return [item for part in parts for item in part]
+def _not_finite(ranks: Ranks, row_losses: list[tuple[list[str], torch.Tensor]]) -> list[str]:
+    """Return the prompt_ids of all ranks whose loss is not finite.
+
+    Looked at only when the sum is not finite: every look at a number waits for the GPU.
+    """
+    own = [
+        prompt_id
+        for prompt_ids, losses in row_losses
+        for prompt_id, is_finite in zip(prompt_ids, losses.isfinite().tolist(), strict=True)
+        if not is_finite
+    ]
+    return [prompt_id for part in ranks.gathered(own) for prompt_id in part]
 
 
 def save_final(worker: Worker) -> list[FileEntry]:

@@ -104,9 +104,11 @@ def frozen_policy(job: TrainJob, device: torch.device) -> tuple[Scorer, bool]:
     os.environ["DS_ACCELERATOR"] = device.type
     from wrpo_ray.train import zero
 
-    with zero.sharded_loading(job.train):
-        policy = load_policy(on_node(job.model), job.train)
-    return zero.start_inference_engine(policy, job.train), policy.share_prompts
+    # The reference is shared by runs that train with and without it, so its own numbers are exact.
+    train = job.train.model_copy(update={"zero_quantized_weights": False})
+    with zero.sharded_loading(train):
+        policy = load_policy(on_node(job.model), train)
+    return zero.start_inference_engine(policy, train), policy.share_prompts
 
 
 def passes(

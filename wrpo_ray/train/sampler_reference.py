@@ -206,7 +206,21 @@ def differences(compared: Sequence[Compared]) -> dict[str, Any]:
 
 def too_far_apart(compared: Sequence[Compared], tolerance: float) -> bool:
     """Tell whether the mean per token is over `tolerance`, or that of one response over ten times as much."""
-    found = differences(compared)
+    return _exceeds(differences(compared), tolerance)
+
+
+def require_accepted(check: Mapping[str, Any], tolerance: float) -> None:
+    """Raise ModelError when what a finished reference step recorded is more than `tolerance` allows now."""
+    if _exceeds(check, tolerance):
+        raise ModelError(
+            f"the reference's log-probs from the sampler differ from our own by {check['mean_nats_per_token']:g} nats"
+            f" per token on the rows that were compared, at most {tolerance:g} may be (wrpo.reference_check_tolerance)",
+            code="WRPO-T020",
+            help="set wrpo.reference_from_sampler to false, or the tolerance to what was accepted before",
+        )
+
+
+def _exceeds(found: Mapping[str, Any], tolerance: float) -> bool:
     return found["num_compared"] > 0 and not (
         found["mean_nats_per_token"] <= tolerance and found["max_nats_per_token"] <= WORST_FACTOR * tolerance
     )

@@ -22,8 +22,6 @@ from wrpo_ray.schedules import learning_rate_factor
 from wrpo_ray.train.compiled import compile_blocks
 from wrpo_ray.train.engine_settings import deepspeed_settings, inference_settings, zero_stage
 
-__all__ = ["deepspeed_settings", "zero_stage"]
-
 
 class NonFiniteGradientError(ArithmeticError):
     """The gradient norm is not finite; no parameter has been changed."""
