@@ -3,7 +3,7 @@
 # make demo              the whole method on tiny models, on this machine
 # make test              linters and the default tests; test-slow and test-gpu run the others
 # make chaos             a run of the real stack whose processes are killed at random (CHAOS_SEED, CHAOS_MINUTES)
-# make bench-train       cost of one training step: ours, the published method's, TRL's (BENCH=--quick for a minute)
+# make bench-train       cost of one training step: ours, the published method's, TRL's (BENCH=--quick for two minutes)
 # make bench-allocation  what adaptive allocation of samples keeps and spends, on recorded reward tables (two minutes)
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c

@@ -38,12 +38,13 @@ TRL trains on the pairs (y_wt, y_l): two responses of three. Times: least over r
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description="Cost of one WRPO step.")
-    parser.add_argument("--quick", action="store_true", help="one minute: fewer cases, batches and rounds")
+    parser.add_argument("--quick", action="store_true", help="two minutes: fewer cases and rounds")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--layers", type=int, default=8, help="layers of the 8B-shaped model on a GPU (of 32)")
     parser.add_argument("--rounds", type=int, default=5, help="timed passes over the batches of the main table")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--without-trl", action="store_true")
+    parser.add_argument("--profile", action="store_true", help="also tell what the time of one step goes to")
     parser.add_argument("--out", type=Path, help="JSON file (default: benchmarks/results/train_step[_MODE].json)")
     return parser.parse_args(arguments)
 
@@ -66,9 +67,12 @@ def say(message: str) -> None:
 
 
 def check_all(measurements: Iterable[plan.Measurement]) -> list[dict[str, Any]]:
-    """Return the errors of loss and gradient of all main cases; stop the program where one is too large."""
+    """Return the errors of loss and gradient of all main cases, or of one where there are none (on a GPU).
+
+    Stops the program where one is too large.
+    """
     errors = []
-    for case in (item.case for item in measurements if item.table == "main"):
+    for case in [item.case for item in measurements if item.table == "main"] or [plan.main_case("uf", "2k")]:
         error = check.relative_errors(case)
         errors.append({**case.fields, **error})
         say(f"{case.fields}: relative error of the loss {error['loss']:.1e}, of the gradient {error['gradient']:.1e}")
@@ -77,8 +81,10 @@ def check_all(measurements: Iterable[plan.Measurement]) -> list[dict[str, Any]]:
     return errors
 
 
-def run(measurements: list[plan.Measurement], threads: int) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Return the records of each table, and the versions of each variant."""
+def run(
+    measurements: list[plan.Measurement], threads: int, profile: bool
+) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the records of each table, and the versions of each variant; on a GPU always with a profile."""
     found: dict[str, list[Any]] = {}
     versions: dict[str, Any] = {}
     for number, item in enumerate(measurements, start=1):
@@ -86,7 +92,9 @@ def run(measurements: list[plan.Measurement], threads: int) -> tuple[dict[str, l
         gpu = item.case.device == "cuda"
         # By turns on a CPU, which other programs use too; one after the other on a GPU, which has no room for all.
         for variants in [(variant,) for variant in item.variants] if gpu else [item.variants]:
-            records, own = measure(item.case, variants, item.rounds, threads, say, memory=item.memory, profile=gpu)
+            records, own = measure(
+                item.case, variants, item.rounds, threads, say, memory=item.memory, profile=profile or gpu
+            )
             versions.update(own)
             found.setdefault(item.table, []).extend(with_mfu(records) if gpu else records)
     return found, versions
@@ -116,6 +124,7 @@ def report(found: dict[str, list[Any]]) -> str:
     parts = []
     if main_records := found.get("main"):
         parts += [tables.sections(main_records, ("workload", "model"), tables.COSTS), NOTES]
+        parts += [tables.shares(record) for record in main_records if record["profile"]]
     for over, values in (("prompt tokens", plan.PROMPT_LENGTHS), ("responses per prompt", plan.RESPONSE_COUNTS)):
         if records := found.get(over):
             rows = by_batch(records, over, values)
@@ -166,7 +175,7 @@ def main() -> None:
     began, load = time.monotonic(), os.getloadavg()
     torch.set_num_threads(options.threads)
     errors = check_all(measurements)
-    found, versions = run(measurements, options.threads)
+    found, versions = run(measurements, options.threads, options.profile)
     lines = verdict(found)
     print(report(found), "", *lines, sep="\n")
     mode = "_gpu" if options.device == "cuda" else "_quick" if options.quick else ""

@@ -108,6 +108,9 @@ class Meter:
             self._flops = None
         peak = self._peak()
         self.highest_mib = max(self.highest_mib, peak)
+        if not self.cuda:
+            # Many workers wait beside this one.
+            trim()
         return {**costs, "step_mib": peak - self._before_mib, "training_mib": self.highest_mib - self.bare_mib}
 
     def _global_counts(self) -> dict[Any, int]:

@@ -74,6 +74,13 @@ def sections(records: Sequence[Record], names: Sequence[str], columns: Sequence[
     return "\n\n".join(f"### {heading}\n\n{table(part, columns)}" for heading, part in parts.items())
 
 
+def shares(record: Record) -> str:
+    """Return what one variant's time goes to, by torch's profiler: operators by their own time."""
+    rows = [{"operator": name, "share": share} for name, share in record["profile"]["top"]]
+    heading = f"### {record['variant']}, {record['workload']}, {record['model']}: time of a step"
+    return f"{heading}\n\n{table(rows, [('operator', text('operator')), ('%', number('share', 1, 100))])}"
+
+
 def growth(records: Sequence[Record], over: str, field: str, digits: int, scale: float = 1.0) -> str:
     """Return a table of one field: a line for each variant, a column for each value of the field `over`."""
     values = list(dict.fromkeys(record[over] for record in records))
