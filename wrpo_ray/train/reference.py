@@ -64,9 +64,8 @@ def reference_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
     planned_passes = [passes(collate, table, [row_of[item] for item in shard.items], max_tokens) for shard in mine]
     # Before the first of them: a rank that is done with its own must not wait for an answer from those that are not.
     num_passes = ranks.gathered(sum(map(len, planned_passes)))
-    for number, shard in enumerate(mine, start=1):
-        indices = [row_of[item] for item in shard.items]
-        rows = shard_rows(policy, collate, table, indices, max_tokens, device)
+    for number, (shard, made) in enumerate(zip(mine, planned_passes, strict=True), start=1):
+        rows = shard_rows(policy, table, [row_of[item] for item in shard.items], made, device)
         if broken := [row.prompt_id for row in rows if not all(math.isfinite(value) for value in _logps(row))]:
             # Not committed: numbers like these may come from a broken device, and the next run tries them again.
             (job.scratch / _NOT_FINITE / f"{shard.name}.json").write_json(broken)
@@ -141,10 +140,11 @@ def keep_step(policy: Scorer, collate: Collate, table: TokenTable, num_idle: int
 
 
 def shard_rows(
-    policy: Scorer, collate: Collate, table: TokenTable, indices: Sequence[int], max_tokens: int, device: torch.device
-) -> list[ReferenceLogps]:
-    """Return the log-probs of the rows at `indices`, in that order; a forward pass has at most `max_tokens` tokens."""
-    own = computed(policy, table, passes(collate, table, indices, max_tokens), device)
+    policy: Scorer, table: TokenTable, indices: Sequence[int], made: Sequence[tuple[Collate, list[int]]],
+    device: torch.device,
+) -> list[ReferenceLogps]:  # fmt: skip
+    """Return the log-probs of the rows at `indices`, in that order; `made` are their forward passes (see `passes`)."""
+    own = computed(policy, table, made, device)
     prompt_ids = table.table["prompt_id"].take(list(indices)).to_pylist()
     return [
         _reference_row(prompt_id, table, index, own[index])
