@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from wrpo_ray.errors import StorageError
+from wrpo_ray.events import StepBegan, StepEnded, emit, within
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry, Manifest, RunLayout, content_digest, create_manifest, read_manifest
 
@@ -104,7 +105,10 @@ def execute(
     _clear_other_scratch(step, layout)
     input_contents = _input_contents(step, layout)
     started = time.monotonic()
-    result = step.run(folder)
+    with within(step.name):
+        emit(StepBegan())
+        result = step.run(folder)
+        emit(StepEnded(time.monotonic() - started))
     still_ours()
     manifest = create_manifest(
         folder,

@@ -15,6 +15,8 @@ from wrpo_ray.config import RowsConfig, TransformersRewardConfig, VerifierReward
 from wrpo_ray.data import shards
 from wrpo_ray.data.sampling import sample
 from wrpo_ray.data.scoring import score
+from wrpo_ray.data.shard_actor import ShardActor
+from wrpo_ray.data.sharded_work import ShardedWork
 from wrpo_ray.errors import DataError, ModelError, QuarantineError, WrpoError
 from wrpo_ray.schema import Response, ScoredResponse
 from wrpo_ray.steps import StepResult
@@ -29,14 +31,14 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Call the actor here instead of through Ray; its engine is a process of its own all the same."""
 
     def reports(
-        work: shards.ShardedWork, todo: list[Any], make_worker: Callable[..., Any], arguments: dict[str, Any]
+        work: ShardedWork, todo: list[Any], make_worker: Callable[..., Any], arguments: dict[str, Any]
     ) -> Generator[dict[str, Any], None, None]:
-        actor = shards.ShardActor(make_worker, arguments, str(work.folder))
+        actor = ShardActor(make_worker, arguments, str(work.folder))
         for shard in todo:
             rows = actor({"description": [json.dumps(work.describe(shard))]})
             yield {name: values[0] for name, values in rows.items()}
 
-    monkeypatch.setattr(shards, "_reports", reports)
+    monkeypatch.setattr(shards, "reports", reports)
 
 
 def drawn(folder: Path) -> Location:

@@ -54,7 +54,7 @@ def all_prompts() -> list[Prompt]:
 
 
 def wait_for_all_cpus() -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]:
             return True

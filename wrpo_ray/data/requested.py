@@ -9,7 +9,8 @@ from typing import Any
 
 from wrpo_ray.config import SourceConfig
 from wrpo_ray.data.sampling import SamplingJob, SamplingWorker, response_counts
-from wrpo_ray.data.shards import ShardedWork, run_shards
+from wrpo_ray.data.sharded_work import ShardedWork
+from wrpo_ray.data.shards import run_shards
 from wrpo_ray.engines.protocol import SetAside
 from wrpo_ray.engines.requests import RequestedPrompt
 from wrpo_ray.errors import ModelError

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wrpo_ray.config import FaultsConfig, ModelFiles, RowsConfig, SourceConfig
-from wrpo_ray.data.shards import ShardedWork, run_shards
+from wrpo_ray.data.sharded_work import ShardedWork
+from wrpo_ray.data.shards import run_shards
 from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.engines.protocol import Generator, SetAside
 from wrpo_ray.engines.supervisor import SupervisedEngine

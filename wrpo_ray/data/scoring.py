@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from wrpo_ray.config import FaultsConfig, ResourcesConfig, RewardConfig, RowsConfig, VerifierRewardConfig
-from wrpo_ray.data.shards import ShardedWork, run_shards
+from wrpo_ray.data.sharded_work import ShardedWork
+from wrpo_ray.data.shards import run_shards
 from wrpo_ray.engines.protocol import Answer, Scorer, SetAside
 from wrpo_ray.engines.scorers import load_scorer
 from wrpo_ray.engines.supervisor import SupervisedEngine
