@@ -51,7 +51,7 @@ def test_numbers_of_the_papers_run() -> None:
     drawn = stage(plan, "sample-llama3-70b").stage
     assert (drawn.responses, drawn.input_tokens, drawn.output_tokens) == (300_000, 12e6, 135e6)
     assert drawn.flops == pytest.approx(2 * 70.6e9 * 147e6)
-    assert (drawn.bound, drawn.batch) == ("memory bandwidth", 256)
+    assert (drawn.bound, drawn.batch) == ("compute", 1024)
     assert stage(plan, "score-llama3-70b").stage.input_tokens == 60_000 * (200 + 5 * 450)
     assert stage(plan, "sft").stage.input_tokens == 20_000 * 650
     assert stage(plan, "wrpo").stage.input_tokens == 40_000 * (200 + 3 * 450)
@@ -64,8 +64,7 @@ def test_numbers_of_the_papers_run() -> None:
 
 def test_generation_at_1024_sequences_is_the_worked_example() -> None:
     """H100-hours of work; the DeepSeeks take more than the example's 9.4: vLLM copies MLA's cache to each GPU."""
-    config = load_config(PAPER, [*TOLD, "model_defaults.engine.max_num_seqs=1024"])
-    plan = plan_run(config)
+    plan = paper()
     hours = {
         name: stage(plan, f"sample-{name}").stage.job.gpu_seconds / 3600
         for name in ("mistral-large-2407", "qwen2-72b", "llama3-70b", "yi1.5-34b", "gemma2-9b", "phi3-medium")
@@ -87,10 +86,9 @@ def test_cluster(gpus: int, least_busy: float) -> None:
 
 
 def test_more_replicas_shorten_the_run() -> None:
-    few, many = paper("planning.cluster.H100=64"), paper(
-        "planning.cluster.H100=64", "sources.deepseek-v2.resources.num_replicas=4",
-        "sources.deepseek-coder-v2.resources.num_replicas=4",
-    )  # fmt: skip
+    large = ("deepseek-v2", "deepseek-coder-v2", "mistral-large-2407", "qwen2-72b", "llama3-70b", "gemma2-27b", "yi1.5-34b")
+    few = paper("planning.cluster.H100=64")
+    many = paper("planning.cluster.H100=64", *(f"sources.{name}.resources.num_replicas=8" for name in large))
     assert many.seconds < 0.8 * few.seconds
     assert many.busy_share["H100"] > few.busy_share["H100"]
     # What the end waits for is the source that may not spread any further.
