@@ -86,31 +86,36 @@ def _apply_override(raw: dict[str, Any], override: str) -> KeyPath:
         raise _bad_override(override, "must look like section.key=value")
     node: Any = raw
     path: list[str | int] = []
-    *parents, last = dotted.split(".")
-    for part in parents:
-        key = _key(node, part, dotted)
+    left = dotted.split(".")
+    while True:
+        key, shown_part, left = _key(node, left, dotted)
+        if not left:
+            node[key] = parse_yaml(value, f"override {dotted}")
+            return (*path, key)
         child: Any = node.setdefault(key, {}) if isinstance(node, dict) else node[key]
         if not isinstance(child, dict | list):
-            raise _bad_override(dotted, f"`{part}` is {shown(child)}, not a section")
+            raise _bad_override(dotted, f"`{shown_part}` is {shown(child)}, not a section")
         node, path = child, [*path, key]
-    key = _key(node, last, dotted)
-    node[key] = parse_yaml(value, f"override {dotted}")
-    return (*path, key)
 
 
 def _bad_override(override: str, rule: str) -> ConfigError:
     return ConfigError(f"override `{override}`: {rule}", code="WRPO-C011", help="for example wrpo.beta=0.02")
 
 
-def _key(node: dict[str, Any] | list[Any], part: str, dotted: str) -> Any:
-    """Return the key, or find a list item by number or by `name` as in sources.mistral.sampling.num_samples=8."""
+def _key(node: dict[str, Any] | list[Any], parts: list[str], dotted: str) -> tuple[Any, str, list[str]]:
+    """Return the next key, as it was written, and the parts behind it.
+
+    A list item is found by number or by `name`, as in sources.mistral.sampling.num_samples=8; a name may hold dots.
+    """
     if isinstance(node, dict):
-        return part
+        return parts[0], parts[0], parts[1:]
     names = [item.get("name") if isinstance(item, dict) else None for item in node]
-    if part in names:
-        return names.index(part)
+    for length in range(len(parts), 0, -1):
+        if (name := ".".join(parts[:length])) in names:
+            return names.index(name), name, parts[length:]
+    part = parts[0]
     if part.isdecimal() and part.isascii() and int(part) < len(node):
-        return int(part)
+        return int(part), part, parts[1:]
     raise _bad_override(dotted, f"no item `{part}`; there are {len(node)}, named {names}")
 
 

@@ -97,6 +97,13 @@ def test_overrides_reach_sources_by_name_and_by_number() -> None:
     assert [source.sampling.num_samples for source in config.sources] == [3, 8]
 
 
+def test_a_name_with_dots_in_it_is_found() -> None:
+    text = MINIMAL.replace("name: second", "name: yi1.5-34b")
+    assert "yi1.5-34b" in text
+    config = parsed(text, "sources.yi1.5-34b.sampling.num_samples=3")
+    assert config.sources[1].sampling.num_samples == 3
+
+
 def test_override_makes_sections_that_are_not_there() -> None:
     assert parsed(MINIMAL, "wrpo.alpha.end=0.5").wrpo.alpha.end == 0.5
 
