@@ -24,7 +24,7 @@ from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.snapshot import copied
 
 LAYOUT = {"world_size": 1, "zero_stage": 0}
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 class Engine:
