@@ -8,41 +8,42 @@ depend on the other sources, so it is reused when these change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from wrpo_ray.allocation.slices import slices_of
 from wrpo_ray.config import FuseConfig, SourceConfig
 from wrpo_ray.config_allocation import AllocationConfig
-from wrpo_ray.data.allocation import FirstLoad, allocate, first_requests, further_requests
+from wrpo_ray.data.allocation import FirstLoad, allocate
+from wrpo_ray.data.requests import FirstRequests, FurtherRequests, Requests
 from wrpo_ray.steps import Step, StepResult
 from wrpo_ray.storage.location import Location
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Which samples a sampling step draws instead of all: those of `requests`, asked when it runs, by prompt_id.
+    """Which samples a sampling step draws instead of all: those of `requests`, asked when it runs.
 
     identity, inputs: what they depend on.
     """
 
     identity: Mapping[str, Any]
     inputs: tuple[Step, ...]
-    requests: Callable[[], Mapping[str, range]]
+    requests: Callable[[], Requests]
 
 
 @dataclass(frozen=True)
 class Builder:
     """What is used of the pipeline.
 
-    prompt_ids: of all prompts. add: appends a step, after its inputs. folder: where a step's result lies or will lie.
-    drawn_and_scored: adds the steps that draw and score responses, named with a prefix. selection_identity: what
-    decides which responses may be chosen.
+    prompt_ids: of all prompts, read once. add: appends a step, after its inputs. folder: where a step's result lies or
+    will lie. drawn_and_scored: adds the steps that draw and score responses, named with a prefix. selection_identity:
+    what decides which responses may be chosen.
     """
 
     config: FuseConfig
-    prompt_ids: Sequence[str]
+    prompt_ids: Iterable[str]
     add: Callable[[Step], Step]
     folder: Callable[[Step], Location]
     drawn_and_scored: Callable[[str, SourceConfig, Step, Draws], tuple[Step, Step]]
@@ -69,11 +70,12 @@ def _first(builder: Builder, allocation: AllocationConfig, source: SourceConfig,
     seed, num_samples = builder.config.run.seed, source.sampling.num_samples
     decisive = {"policy", "pilot_fraction", "audit_fraction"}
     identity = {"load": "first", **allocation.model_dump(mode="json", include=decisive)}
-    return Draws(identity, (), lambda: first_requests(allocation, seed, num_samples, builder.folder(prompts)))
+    return Draws(identity, (), lambda: FirstRequests(str(builder.folder(prompts)), allocation, seed, num_samples))
 
 
 def _further(builder: Builder, source: SourceConfig, decided: Step) -> Draws:
-    return Draws({"load": "further"}, (decided,), lambda: further_requests(builder.folder(decided), source.name))
+    folder = builder.folder
+    return Draws({"load": "further"}, (decided,), lambda: FurtherRequests(str(folder(decided)), source.name))
 
 
 def _allocate(builder: Builder, allocation: AllocationConfig, prompts: Step, first: list[tuple[Step, Step]]) -> Step:

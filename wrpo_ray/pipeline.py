@@ -15,6 +15,7 @@ from typing import Any
 
 from wrpo_ray.allocated_steps import Builder, Draws, allocated_scores
 from wrpo_ray.broken_sources import without
+from wrpo_ray.claims import engine_claim, scoring_claim, training_claim
 from wrpo_ray.config import (
     EXECUTION_FIELDS,
     REFERENCE_FIELDS,
@@ -43,19 +44,19 @@ from wrpo_ray.preflight import Checked
 from wrpo_ray.prompts import PromptSet, load_prompts
 from wrpo_ray.quarantine import policy
 from wrpo_ray.reuse import require_runs, run_to_reuse
-from wrpo_ray.schema import Prompt, Split
+from wrpo_ray.schema import Split
 from wrpo_ray.selection import RESPONSE_CODES
 from wrpo_ray.steps import Step, StepResult, complete, digest
 from wrpo_ray.storage.location import Location, json_bytes
 from wrpo_ray.storage.manifest import layout_of, read_manifest, verify_files
-from wrpo_ray.storage.tables import write_file, write_rows
+from wrpo_ray.storage.tables import write_file
 from wrpo_ray.versions import ENGINE, TRAINING, installed
 
 log = logging.getLogger(__name__)
 
 TARGET_SFT, FUSED = "target-sft", "fused"
 BOTH_SPLITS: tuple[Split, ...] = ("sft", "preference")
-# Working state of training steps.
+# Working state of steps that are made in pieces.
 _SCRATCH = ("scratch",)
 # How an engine is run; what changes numbers (dtype, quantization, parallel sizes) stays in the identity.
 _ENGINE_EXECUTION_FIELDS = {"max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"}
@@ -145,28 +146,13 @@ class Pipeline:
         return step.folder(self.layout)
 
     def _prompts(self, name: str, loaded: PromptSet) -> Step:
-        content = [[prompt.prompt_id, prompt.split, prompt.answer] for prompt in loaded.prompts]
-
-        def run(folder: Location) -> StepResult:
-            entry = write_rows(folder, "data/prompts.parquet", loaded.prompts, Prompt)
-            splits = [prompt.split for prompt in loaded.prompts]
-            summary = {
-                "num_rows": loaded.num_rows,
-                "num_duplicates": loaded.num_duplicates,
-                "num_prompts": len(loaded.prompts),
-                "num_sft": splits.count("sft"),
-                "num_preference": splits.count("preference"),
-            }
-            return StepResult((entry,), summary)
-
-        return self._add(Step(name, {"content": digest(content)}, (), run))
+        return self._add(Step(name, {"content": loaded.prompts.content}, (), loaded.write))
 
     def _source_scores(self, prompts: Step) -> tuple[Step, ...]:
         config = self.config
         if config.sampling.allocation is None:
             return tuple(self._scored(source, prompts, BOTH_SPLITS) for source in config.sources)
-        ids = [prompt.prompt_id for prompt in self.checked.prompts.prompts]
-        kept = self._selection_identity()
+        ids, kept = self.checked.prompts.prompts.ids(), self._selection_identity()
         builder = Builder(config, ids, self._add, self._folder, self._drawn_and_scored, kept)
         return allocated_scores(builder, config.sampling.allocation, prompts)
 
@@ -213,7 +199,7 @@ class Pipeline:
             return sample_requested(job, draws.requests(), folder) if draws else sample(job, folder)
 
         inputs = (prompts, *((trained_by,) if trained_by else ()), *(draws.inputs if draws else ()))
-        return self._add(Step(name, identity, inputs, run, source=source))
+        return self._add(Step(name, identity, inputs, run, source=source, claim=engine_claim(model.resources)))
 
     def _score(self, name: str, prompts: Step, drawn: Sequence[Step]) -> Step:
         reward = self.config.reward
@@ -230,14 +216,14 @@ class Pipeline:
                 reward, self._folder(prompts), responses, folder, config.faults, config.rows, self.engines.make_scorer
             )
 
-        return self._add(Step(name, identity, (prompts, *drawn), run))
+        return self._add(Step(name, identity, (prompts, *drawn), run, claim=scoring_claim(reward)))
 
     def _select_sft(self, prompts: Step, scores: tuple[Step, ...]) -> Step:
         def run(folder: Location) -> StepResult:
             of_sources = [self._folder(step) for step in scores]
             return select_sft(self._folder(prompts), of_sources, self.source_names, self.config.rows, folder)
 
-        return self._add(Step("select_sft", self._selection_identity(), (prompts, *scores), run))
+        return self._add(Step("select_sft", self._selection_identity(), (prompts, *scores), run, _SCRATCH))
 
     def _selection_identity(self) -> dict[str, Any]:
         # Dropped or quarantined, a row is left out; which of both decides about the budget alone.
@@ -256,7 +242,7 @@ class Pipeline:
         def run(folder: Location) -> StepResult:
             return self.engines.run_sft(self.config, self.config.target.path, self._folder(examples), folder)
 
-        return self._add(Step("sft", identity, (examples,), run, scratch=_SCRATCH))
+        return self._add(Step("sft", identity, (examples,), run, _SCRATCH, claim=training_claim(self.config.sft)))
 
     def _trained(self, name: str, step: Step) -> ModelConfig:
         """Return the target's section for a model that a training step of this run wrote."""
@@ -270,7 +256,7 @@ class Pipeline:
             of_sources, of_target = [self._folder(step) for step in scores], self._folder(target_scores)
             return fuse(self._folder(prompts), of_sources, of_target, self.source_names, self.config.rows, folder)
 
-        return self._add(Step("fuse", self._selection_identity(), (prompts, *scores, target_scores), run))
+        return self._add(Step("fuse", self._selection_identity(), (prompts, *scores, target_scores), run, _SCRATCH))
 
     def _reference(self, quadruples: Step, sft: Step, drawn: Step | None) -> Step:
         """Add the step of the reference's log-probs; `drawn` gave those of y_wt and y_l, if it is to."""
@@ -293,7 +279,7 @@ class Pipeline:
             return run_reference(self.config, model, self._folder(quadruples), folder, responses)
 
         inputs = (quadruples, sft, drawn) if drawn else (quadruples, sft)
-        return self._add(Step("reference", identity, inputs, run, scratch=_SCRATCH))
+        return self._add(Step("reference", identity, inputs, run, _SCRATCH, claim=training_claim(wrpo)))
 
     def _wrpo(self, quadruples: Step, reference: Step, sft: Step, drawn: Step | None) -> Step:
         def run(folder: Location) -> StepResult:
@@ -306,7 +292,7 @@ class Pipeline:
 
         identity = self._training_identity(self.config.wrpo)
         inputs = (quadruples, reference, sft, drawn) if drawn else (quadruples, reference, sft)
-        return self._add(Step("wrpo", identity, inputs, run, scratch=_SCRATCH))
+        return self._add(Step("wrpo", identity, inputs, run, _SCRATCH, claim=training_claim(self.config.wrpo)))
 
     def _evaluate(self, evaluation: EvaluationConfig, heldout: PromptSet, sft: Step, wrpo: Step) -> None:
         prompts = self._prompts("evaluation-prompts", heldout)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import difflib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,8 @@ from wrpo_ray.errors import Problem
 
 _EXTENSION_KEY = b"ARROW:extension:name"
 _READ_ERRORS = (OSError, pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError, ValueError, KeyError, TypeError)
+# What is in memory of a file at a time; a row longer than this is read all the same.
+_BATCH_ROWS, _READ_BYTES = 1024, 2**20
 
 
 class InvalidText:
@@ -40,7 +43,12 @@ class FileRow:
 
     @property
     def place(self) -> str:
-        return f"{self.file}, row {self.number}"
+        return row_place(self.file, self.number)
+
+
+def row_place(file: Path, number: int) -> str:
+    """Return how messages name a row."""
+    return f"{file}, row {number}"
 
 
 def read_rows(path: str, columns: Sequence[str]) -> Iterator[FileRow | Problem]:
@@ -119,34 +127,49 @@ def _read_file(file: Path, columns: Sequence[str]) -> Iterator[FileRow | Problem
     if file.suffix == ".jsonl":
         yield from _read_json_lines(file)
         return
-    try:
-        table = _read_parquet(file, columns) if file.suffix == ".parquet" else _read_arrow_stream(file, columns)
-    except _READ_ERRORS as error:
-        rule = "the file cannot be read; it may be cut"
-        yield Problem(str(file), shown(str(error), 160), rule, "write it again", "WRPO-D003")
-        return
-    if isinstance(table, pa.Table):
-        yield from _table_rows(file, table)
-    else:
-        yield from table
+    read = _read_parquet if file.suffix == ".parquet" else _read_arrow_stream
+    batches, number = read(file, columns), 1
+    while True:
+        try:
+            batch = next(batches, None)
+        except _READ_ERRORS as error:
+            rule = "the file cannot be read; it may be cut"
+            yield Problem(str(file), shown(str(error), 160), rule, "write it again", "WRPO-D003")
+            return
+        if batch is None:
+            return
+        if isinstance(batch, Problem):
+            yield batch
+        else:
+            yield from _batch_rows(file, batch, number)
+            number += batch.num_rows
 
 
-def _read_parquet(file: Path, columns: Sequence[str]) -> pa.Table | list[Problem]:
-    content = file.read_bytes()
-    # pyarrow builds the types as soon as it opens the file, for its metadata too: the footer is searched as it lies.
-    if any(key in _footer(content) for key in _encoded_anywhere(_EXTENSION_KEY)):
-        return [_extension_problem(file)]
-    schema = pq.read_schema(pa.BufferReader(content))
-    return _column_problems(file, schema, columns) or pq.read_table(
-        pa.BufferReader(content), columns=list(columns), page_checksum_verification=True
-    )
+def _read_parquet(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch | Problem]:
+    with file.open("rb") as stream:
+        # pyarrow builds the types as soon as it opens the file, for its metadata too: the footer is searched before.
+        footer = _footer(stream)
+        if any(key in footer for key in _encoded_anywhere(_EXTENSION_KEY)):
+            yield _extension_problem(file)
+            return
+        opened = pq.ParquetFile(stream, page_checksum_verification=True, buffer_size=_READ_BYTES)
+        if problems := _column_problems(file, opened.schema_arrow, columns):
+            yield from problems
+            return
+        for batch in opened.iter_batches(_BATCH_ROWS, columns=list(columns)):
+            # By a prefix of their names further columns may have come along.
+            yield batch.select(list(columns))
 
 
-def _footer(content: bytes) -> bytes:
+def _footer(stream: BinaryIO) -> bytes:
     """Return the metadata of a Parquet file: its length and four magic bytes stand at the very end."""
-    if len(content) < 12 or content[-4:] != b"PAR1":
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size - 8))
+    end = stream.read()
+    if size < 12 or end[-4:] != b"PAR1":
         raise ValueError("no Parquet file, or its end is missing")
-    return content[-8 - int.from_bytes(content[-8:-4], "little") :]
+    stream.seek(max(0, size - 8 - int.from_bytes(end[:4], "little")))
+    return stream.read()
 
 
 def _encoded_anywhere(text: bytes) -> list[bytes]:
@@ -159,13 +182,19 @@ def _encoded_anywhere(text: bytes) -> list[bytes]:
     return pieces
 
 
-def _read_arrow_stream(file: Path, columns: Sequence[str]) -> pa.Table | list[Problem]:
-    content = pa.py_buffer(file.read_bytes())
-    message = pa.ipc.MessageReader.open_stream(content).read_next_message()
-    if _EXTENSION_KEY in message.metadata.to_pybytes():
-        return [_extension_problem(file)]
-    reader = pa.ipc.open_stream(content)
-    return _column_problems(file, reader.schema, columns) or reader.read_all().select(list(columns))
+def _read_arrow_stream(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch | Problem]:
+    with file.open("rb") as stream:
+        message = pa.ipc.MessageReader.open_stream(stream).read_next_message()
+        if _EXTENSION_KEY in message.metadata.to_pybytes():
+            yield _extension_problem(file)
+            return
+        stream.seek(0)
+        reader = pa.ipc.open_stream(stream)
+        if problems := _column_problems(file, reader.schema, columns):
+            yield from problems
+            return
+        for batch in reader:
+            yield batch.select(list(columns))
 
 
 def _extension_problem(file: Path) -> Problem:
@@ -202,13 +231,14 @@ def _plain(kind: pa.DataType) -> bool:
     return text or number or pa.types.is_boolean(kind) or pa.types.is_null(kind)
 
 
-def _table_rows(file: Path, table: pa.Table) -> Iterator[FileRow]:
-    values = [_python_values(table.column(name)) for name in table.column_names]
-    for number, row in enumerate(zip(*values, strict=True), start=1):
-        yield FileRow(file, number, dict(zip(table.column_names, row, strict=True)))
+def _batch_rows(file: Path, batch: pa.RecordBatch, first_number: int) -> Iterator[FileRow]:
+    names = batch.schema.names
+    values = [_python_values(batch.column(name)) for name in names]
+    for number, row in enumerate(zip(*values, strict=True), start=first_number):
+        yield FileRow(file, number, dict(zip(names, row, strict=True)))
 
 
-def _python_values(column: pa.ChunkedArray) -> list[Any]:
+def _python_values(column: pa.Array) -> list[Any]:
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
@@ -224,14 +254,14 @@ def _value_or_invalid(item: pa.Scalar) -> Any:
 
 def _read_json_lines(file: Path) -> Iterator[FileRow | Problem]:
     try:
-        lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                text = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).removesuffix(b"\n")
+                if text.strip():
+                    yield _read_json_line(file, number, text)
     except OSError as error:
         fix = "correct its path or its permissions"
         yield Problem(str(file), str(error), "the file cannot be read", fix, "WRPO-D003")
-        return
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _read_json_line(file, number, line)
 
 
 def _read_json_line(file: Path, number: int, line: bytes) -> FileRow | Problem:

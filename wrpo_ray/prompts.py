@@ -1,6 +1,7 @@
 """Prompts from files to typed rows: checked, told apart by content, split, and in an order of their own.
 
-Where a prompt stands in its file changes nothing: rows are sorted by prompt_id and the split is a hash of it.
+Where a prompt stands in its file changes nothing: rows are sorted by prompt_id and the split is a hash of it. However
+many they are, a batch of them is in memory and the rest in a temporary file (sorted_prompts).
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from wrpo_ray.config import PromptsConfig
 from wrpo_ray.errors import DataError, Problem
-from wrpo_ray.prompt_files import FileRow, InvalidText, column_hint, described, read_rows, shown
+from wrpo_ray.prompt_files import FileRow, InvalidText, column_hint, described, read_rows, row_place, shown
+from wrpo_ray.prompt_layout import write_prompts
 from wrpo_ray.schema import Prompt, Split, prompt_id, stable_hash
+from wrpo_ray.sorted_prompts import Conflict, Origin, PromptSorter, SortedPrompts
+from wrpo_ray.steps import StepResult
+from wrpo_ray.storage.location import Location
 
 _ROLES = ("system", "user", "assistant")
 _MAX_SHOWN = 20
@@ -25,9 +31,21 @@ _LARGEST_EXACT_INTEGER = 2**53
 class PromptSet:
     """Distinct prompts in order of prompt_id; `num_rows` were read, `num_duplicates` of them repeat another one."""
 
-    prompts: list[Prompt]
+    prompts: SortedPrompts
     num_rows: int
     num_duplicates: int
+
+    def write(self, folder: Location) -> StepResult:
+        """Write the prompts as files for all later steps; see prompt_layout."""
+        of_split = self.prompts.num_by_split
+        summary = {
+            "num_rows": self.num_rows,
+            "num_duplicates": self.num_duplicates,
+            "num_prompts": len(self.prompts),
+            "num_sft": of_split.get("sft", 0),
+            "num_preference": of_split.get("preference", 0),
+        }
+        return StepResult(write_prompts(folder, self.prompts.tables()), summary)
 
 
 class _RowError(ValueError):
@@ -36,6 +54,9 @@ class _RowError(ValueError):
     def __init__(self, value: Any, rule: str, fix: str, code: str) -> None:
         super().__init__(rule)
         self.value, self.rule, self.fix, self.code = described(value), rule, fix, code
+
+    def at(self, place: str) -> Problem:
+        return Problem(place, self.value, self.rule, self.fix, self.code)
 
 
 def load_prompts(section: PromptsConfig, answers_required: bool = False) -> PromptSet:
@@ -56,42 +77,57 @@ def check_prompts(section: PromptsConfig, answers_required: bool = False) -> lis
 
 def read_prompts(section: PromptsConfig, answers_required: bool = False) -> tuple[PromptSet, list[Problem]]:
     """Return the prompts that can be used, and the problems of the others as in check_prompts."""
+    sorter, problems, files = PromptSorter(), _Problems(), dict[Path, int]()
     columns = [section.column, *([section.answer_column] if section.answer_column else [])]
-    distinct: dict[str, tuple[Prompt, FileRow]] = {}
-    problems: list[Problem] = []
     num_rows = 0
-    for row in read_rows(section.path, columns):
+    for order, row in enumerate(read_rows(section.path, columns)):
         if isinstance(row, Problem):
-            problems.append(row)
+            problems.add(order, row)
             continue
         num_rows += 1
         try:
             prompt = _to_prompt(row, section, answers_required)
-            _refuse_other_answer(prompt, distinct)
         except _RowError as error:
-            problems.append(Problem(row.place, error.value, error.rule, error.fix, error.code))
+            problems.add(order, error.at(row.place))
         else:
-            distinct.setdefault(prompt.prompt_id, (prompt, row))
-    if not num_rows and not problems:
+            sorter.add(prompt, Origin(order, files.setdefault(row.file, len(files)), row.number))
+    if not num_rows and not problems.number:
         rule = "there must be at least one prompt"
-        problems.append(Problem(section.path, "0 rows", rule, "correct the path", "WRPO-D009"))
-    prompts = [prompt for _, (prompt, _) in sorted(distinct.items())]
-    num_duplicates = num_rows - len(prompts) if not problems else 0
-    return PromptSet(prompts, num_rows, num_duplicates), _shortened(problems, section.path)
+        problems.add(0, Problem(section.path, "0 rows", rule, "correct the path", "WRPO-D009"))
+    paths = list(files)
+    prompts = sorter.finish(lambda conflict: problems.add(conflict.origin.order, _other_answer(conflict, paths)))
+    num_duplicates = num_rows - len(prompts) if not problems.number else 0
+    return PromptSet(prompts, num_rows, num_duplicates), problems.shown(section.path)
+
+
+class _Problems:
+    """The first problems in the order of reading, in whatever order they are found, and the number of all."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._first: list[tuple[int, Problem]] = []
+
+    def add(self, order: int, problem: Problem) -> None:
+        self.number += 1
+        self._first.append((order, problem))
+        if len(self._first) > 2 * _MAX_SHOWN:
+            self._keep_first()
+
+    def _keep_first(self) -> None:
+        self._first = sorted(self._first, key=lambda found: found[0])[:_MAX_SHOWN]
+
+    def shown(self, path: str) -> list[Problem]:
+        self._keep_first()
+        problems = [problem for _, problem in self._first]
+        if self.number > len(problems):
+            rule, fix = "further rows break these rules too", "repair the ones above and try again"
+            problems.append(Problem(path, f"{self.number - len(problems)} more", rule, fix, "WRPO-D015"))
+        return problems
 
 
 def split_of(identity: str, sft_fraction: float) -> Split:
     """Return the part of the run that a prompt belongs to, by its prompt_id alone."""
     return "sft" if stable_hash("split", identity) / 2**64 < sft_fraction else "preference"
-
-
-def _shortened(problems: list[Problem], path: str) -> list[Problem]:
-    hidden = len(problems) - _MAX_SHOWN
-    if hidden <= 0:
-        return problems
-    rule, fix = "further rows break these rules too", "repair the ones above and try again"
-    rest = Problem(path, f"{hidden} more", rule, fix, "WRPO-D015")
-    return [*problems[:_MAX_SHOWN], rest]
 
 
 def _to_prompt(row: FileRow, section: PromptsConfig, answers_required: bool) -> Prompt:
@@ -103,13 +139,10 @@ def _to_prompt(row: FileRow, section: PromptsConfig, answers_required: bool) -> 
     return Prompt(identity, messages, split_of(identity, section.sft_fraction), answer)
 
 
-def _refuse_other_answer(prompt: Prompt, distinct: dict[str, tuple[Prompt, FileRow]]) -> None:
-    if prompt.prompt_id not in distinct:
-        return
-    first, row = distinct[prompt.prompt_id]
-    if first.answer != prompt.answer:
-        rule = f"the same prompt has another answer in {row.place}"
-        raise _RowError(prompt.answer, rule, "keep one of the two rows", "WRPO-D013")
+def _other_answer(conflict: Conflict, paths: list[Path]) -> Problem:
+    place, first = (row_place(paths[origin.file], origin.row) for origin in (conflict.origin, conflict.first))
+    rule, fix = f"the same prompt has another answer in {first}", "keep one of the two rows"
+    return Problem(place, described(conflict.answer), rule, fix, "WRPO-D013")
 
 
 def _value(row: FileRow, column: str) -> Any:

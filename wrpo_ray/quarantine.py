@@ -28,20 +28,38 @@ def counted(codes: Mapping[str, int], rows: RowsConfig) -> int:
     return sum(count for code, count in codes.items() if policy(code, rows) == "quarantine")
 
 
-def require_within_budget(title: str, num_items: int, set_aside: Iterable[tuple[str, str]], rows: RowsConfig) -> None:
-    """Raise QuarantineError when more of a step's rows were set aside than the budget allows.
+class Account:
+    """What a step has set aside: how many rows by code, and the first ones that count against the budget."""
 
-    set_aside: (item, code) of every row without a result.
-    """
-    pairs = [(item, code) for item, code in set_aside if policy(code, rows) == "quarantine"]
-    allowed = budget(rows, num_items)
-    if len(pairs) <= allowed:
+    def __init__(self, rows: RowsConfig) -> None:
+        self.rows = rows
+        self.codes: Counter[str] = Counter()
+        self.first_items: list[str] = []
+
+    def add(self, item: str, code: str) -> None:
+        """Note one row."""
+        self.codes[code] += 1
+        if len(self.first_items) < _MAX_NAMED and policy(code, self.rows) == "quarantine":
+            self.first_items.append(item)
+
+    def merge(self, codes: Mapping[str, int], first_items: Iterable[str]) -> None:
+        """Note the rows of another account."""
+        self.codes.update(codes)
+        self.first_items = [*self.first_items, *first_items][:_MAX_NAMED]
+
+
+def require_within_budget(title: str, num_items: int, account: Account) -> None:
+    """Raise QuarantineError when more of a step's rows were set aside than the budget allows."""
+    rows, allowed = account.rows, budget(account.rows, num_items)
+    by_code = {code: count for code, count in sorted(account.codes.items()) if policy(code, rows) == "quarantine"}
+    total = sum(by_code.values())
+    if total <= allowed:
         return
-    by_code = ", ".join(f"{count} {code}" for code, count in sorted(Counter(code for _, code in pairs).items()))
-    shown = ", ".join(item for item, _ in pairs[:_MAX_NAMED])
-    more = f" and {len(pairs) - _MAX_NAMED} more" if len(pairs) > _MAX_NAMED else ""
+    codes = ", ".join(f"{count} {code}" for code, count in by_code.items())
+    shown = ", ".join(account.first_items)
+    more = f" and {total - len(account.first_items)} more" if total > len(account.first_items) else ""
     raise QuarantineError(
-        f"{title}: {len(pairs)} of {num_items} rows were set aside ({by_code}), {allowed} are allowed: {shown}{more}",
+        f"{title}: {total} of {num_items} rows were set aside ({codes}), {allowed} are allowed: {shown}{more}",
         code="WRPO-Q001",
         help="see the step's quarantine folder; then repair the cause, or raise rows.max_fraction or rows.max_rows",
     )

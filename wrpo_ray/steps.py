@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from wrpo_ray.claims import Claim
 from wrpo_ray.errors import StorageError
-from wrpo_ray.events import StepBegan, StepEnded, emit, within
+from wrpo_ray.events import StepBegan, StepEnded, StepFound, emit, within
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry, Manifest, RunLayout, content_digest, create_manifest, read_manifest
 
 log = logging.getLogger(__name__)
 
 # Raise it when a change of the code changes results: what older code made is then made again.
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Step:
     identity: JSON values that, with the inputs' fingerprints, decide the result.
     scratch: folders below the step's own that hold working state (training checkpoints, say), gone once it is complete.
     source: name of the source model whose step this is, if it is one's: a run may go on without it (min_sources).
+    claim: what it takes from the cluster while it works; None for what runs in the driver alone.
     result_version: of the code that makes it.
     """
 
@@ -54,6 +56,7 @@ class Step:
     scratch: tuple[str, ...] = field(default=())
     source: str | None = None
     result_version: int = RESULT_VERSION
+    claim: Claim | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,6 +97,8 @@ def execute(
     if done is not None:
         _require_same_inputs(step, layout, done)
         log.info("%s: complete already (%s)", step.name, folder)
+        with within(step.name):
+            emit(StepFound(done.seconds))
         if reused_from is None:
             _clear_scratch(step, folder)
         return done

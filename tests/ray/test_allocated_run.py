@@ -62,10 +62,10 @@ def responses(of_run: Pipeline, source: str) -> list[Response]:
 @pytest.mark.usefixtures("local_ray")
 def test_a_part_of_the_grid_is_drawn_by_two_loads_of_each_source(folder: Path) -> None:
     of_run = pipeline(folder)
-    refused = of_run.checked.prompts.prompts[7].prompt_id
+    ids = list(of_run.checked.prompts.prompts.ids())
+    refused = ids[7]
     FaultFolder(folder / "faults" / "a").plan(refused, "too_long")
     manifests = run_all(of_run)
-    ids = [prompt.prompt_id for prompt in of_run.checked.prompts.prompts]
     slices = slices_of(ids, 0.25, 0.25, of_run.config.run.seed)
     summary = manifests["allocate"].summary
     drawn = {source: responses(of_run, source) for source in ("a", "b")}

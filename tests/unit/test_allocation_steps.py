@@ -16,10 +16,12 @@ from wrpo_ray.allocation.slices import slices_of
 from wrpo_ray.allocation.table import RewardTable
 from wrpo_ray.config import ModelConfig, RowsConfig, VerifierRewardConfig
 from wrpo_ray.config_allocation import AllocationConfig
-from wrpo_ray.data.allocation import FirstLoad, allocate, first_requests, first_table, further_requests
-from wrpo_ray.data.requested import require_requested_samples, sample_requested
-from wrpo_ray.data.sampling import SamplingJob
+from wrpo_ray.data.allocation import FirstLoad, allocate, first_table
+from wrpo_ray.data.requested import sample_requested
+from wrpo_ray.data.requests import FirstRequests, FurtherRequests, Requests
+from wrpo_ray.data.sampling import SamplingJob, require_all_samples
 from wrpo_ray.data.scoring import score
+from wrpo_ray.engines.requests import RequestedPrompt
 from wrpo_ray.errors import ConfigError, ModelError
 from wrpo_ray.schema import Prompt, Response, ScoredResponse, prompt_id
 from wrpo_ray.steps import Step, StepResult, execute
@@ -83,6 +85,15 @@ def test_slices_of_a_few_prompts_and_settings_that_make_no_sense_are_refused(fol
         config(folder, many, *LARGE, "sources.a.sampling.num_samples=1")
 
 
+def asked(requests: Requests) -> dict[str, range]:
+    """Return the samples of every prompt that has any, in order of prompt_id."""
+    rows = [row for each in requests.lists() for row in requests.rows(each.path).to_pylist()]
+    assert [row["prompt_id"] for row in rows] == sorted({row["prompt_id"] for row in rows})
+    found = {row["prompt_id"]: range(row["first_sample"], row["first_sample"] + row["num_samples"]) for row in rows}
+    assert sum(each.num_requests for each in requests.lists()) == sum(map(len, found.values()))
+    return found
+
+
 class Recorded:
     """Finished steps of a run in which a recorded table's responses are drawn."""
 
@@ -111,7 +122,7 @@ class Recorded:
         numbers = {prompt_id: row for row, prompt_id in enumerate(self.table.prompt_ids)}
         places = [
             (numbers[prompt_id], index)
-            for prompt_id, indices in first_requests(SETTINGS, 1, 5, self.prompts).items()
+            for prompt_id, indices in asked(FirstRequests(str(self.prompts), SETTINGS, 1, 5)).items()
             for index in indices
         ]
         drawn: dict[str, tuple[list, type]] = {}
@@ -144,7 +155,7 @@ def test_the_step_decides_from_files_what_the_policy_decides_from_the_table(tmp_
     slices = slices_of(table.prompt_ids, 0.1, 0.1, seed=1)
     expected = replayed.decision.counts - first_counts("waves", table.num_samples, slices)
     for number, source in enumerate(table.sources):
-        requests = further_requests(allocated, source)
+        requests = asked(FurtherRequests(str(allocated), source))
         found = [len(requests.get(prompt_id, ())) for prompt_id in table.prompt_ids]
         assert found == np.where(slices.rest, expected[:, number], 0).tolist()
         assert all(indices.start == 1 and len(indices) for indices in requests.values())
@@ -176,7 +187,8 @@ def test_responses_that_may_not_be_chosen_have_no_reward_in_the_table(tmp_path: 
 def test_a_source_that_is_left_out_costs_no_engine(tmp_path: Path) -> None:
     recorded = Recorded(tmp_path, num_prompts=30)
     job = SamplingJob(ModelConfig(name="a", path="nowhere"), recorded.prompts, ("sft",), 1, "identity")
-    drawn = Step("sample-a", {}, (), lambda place: sample_requested(job, {}, place))
+    nothing = FurtherRequests(str(recorded.step("allocate", {})), "a")
+    drawn = Step("sample-a", {}, (), lambda place: sample_requested(job, nothing, place))
     assert execute(drawn, recorded.layout, {}).summary["num_prompts"] == 0
     reward, place = VerifierRewardConfig(type="verifier"), drawn.folder(recorded.layout)
     scored = Step("score-a", {}, (), lambda folder: score(reward, recorded.prompts, [place], folder))
@@ -187,7 +199,7 @@ def test_a_source_that_is_left_out_costs_no_engine(tmp_path: Path) -> None:
 def test_an_engine_that_draws_other_samples_than_those_asked_for_is_told() -> None:
     model = ModelConfig(name="a", path="nowhere")
     rows = [Response("p", "a", index, "text", [1], "stop", 1) for index in (1, 2)]
-    require_requested_samples(model, {"p": (1, 2)}, {"p": rows})
+    require_all_samples(model, [RequestedPrompt("p", [], "sft", None, (1, 2))], {"p": rows})
     for wanted in ((0, 1), (1,), (1, 2, 3)):
         with pytest.raises(ModelError, match="were asked for"):
-            require_requested_samples(model, {"p": wanted}, {"p": rows})
+            require_all_samples(model, [RequestedPrompt("p", [], "sft", None, wanted)], {"p": rows})

@@ -7,6 +7,7 @@ import pytest
 
 from wrpo_ray.allocation.audit import audit, choice
 from wrpo_ray.allocation.gain import first_samples, full_grid
+from wrpo_ray.allocation.prompt_ids import PromptIds
 from wrpo_ray.allocation.slices import slices_of
 from wrpo_ray.allocation.table import RewardTable, TableBuilder
 from wrpo_ray.errors import ConfigError, DataError
@@ -27,14 +28,14 @@ def test_responses_in_any_order_make_one_table_and_missing_rewards_stay_missing(
     rows = [("p", "b", 1, 7), ("p", "a", 0, 3), ("o", "b", 0, 0)]
     tables = []
     for order in (rows, rows[::-1]):
-        builder = TableBuilder(["p", "o", "n"], ["a", "b"], [1, 2])
+        builder = TableBuilder(PromptIds.of_groups([["p", "o"], ["n"]]), ["a", "b"], [1, 2])
         for row in order:
             builder.response(*row)
         builder.reward("p", "b", 1, -2.5)
         builder.reward("o", "b", 0, 1.0)
         tables.append(builder.table())
     made, other = tables
-    assert made.prompt_ids == ("n", "o", "p")
+    assert tuple(made.prompt_ids) == ("n", "o", "p")
     assert made.drawn.sum() == 3
     assert made.present.sum() == 2
     assert made.rewards[2, 1, 1] == -2.5
@@ -54,14 +55,14 @@ def test_responses_in_any_order_make_one_table_and_missing_rewards_stay_missing(
     ],
 )
 def test_responses_that_have_no_place_are_refused(row: tuple[str, str, int], said: str) -> None:
-    builder = TableBuilder(["p"], ["a", "b"], [1, 2])
+    builder = TableBuilder(PromptIds.of_groups([["p"]]), ["a", "b"], [1, 2])
     builder.response("p", "a", 0, 1)
     with pytest.raises(DataError, match=said):
         builder.response(*row, 1)
 
 
 def test_rewards_belong_to_responses_and_are_finite() -> None:
-    builder = TableBuilder(["p"], ["a", "b"], [1, 2])
+    builder = TableBuilder(PromptIds.of_groups([["p"]]), ["a", "b"], [1, 2])
     with pytest.raises(DataError, match="not drawn"):
         builder.reward("p", "b", 0, 1.0)
     builder.response("p", "b", 0, 1)

@@ -54,7 +54,7 @@ def test_parquet_of_messages_equals_json_lines(tmp_path: Path) -> None:
     turned = [{"content": message["content"], "role": message["role"]} for message in CHAT]
     pq.write_table(pa.table({"prompt": [turned]}), tmp_path / "p.parquet")
     write_lines(tmp_path / "p.jsonl", {"prompt": CHAT})
-    first, second = (load_prompts(section(tmp_path / name)).prompts for name in ("p.parquet", "p.jsonl"))
+    first, second = (list(load_prompts(section(tmp_path / name)).prompts) for name in ("p.parquet", "p.jsonl"))
     assert first == second
 
 
@@ -121,7 +121,8 @@ def test_larger_share_keeps_what_was_in_it() -> None:
 )
 def test_answers_become_text(tmp_path: Path, answer: Any, text: str | None) -> None:
     path = write_lines(tmp_path / "p.jsonl", {"prompt": "a", "answer": answer})
-    assert load_prompts(section(path, answer_column="answer")).prompts[0].answer == text
+    (prompt,) = load_prompts(section(path, answer_column="answer")).prompts
+    assert prompt.answer == text
 
 
 @pytest.mark.parametrize("answer", [True, [1], {"a": 1}, "", float("nan"), float("inf")])

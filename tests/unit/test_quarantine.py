@@ -4,7 +4,7 @@ import pytest
 
 from wrpo_ray.config import RowsConfig
 from wrpo_ray.errors import QuarantineError
-from wrpo_ray.quarantine import budget, counted, policy, require_within_budget
+from wrpo_ray.quarantine import Account, budget, counted, policy, require_within_budget
 
 
 def test_codes_that_the_config_has_no_say_in_always_count() -> None:
@@ -28,9 +28,13 @@ def test_the_smaller_of_both_limits_holds(
 def test_one_row_too_many_is_named_and_ends_with_4() -> None:
     rows = RowsConfig(max_fraction=1.0, max_rows=2)
     set_aside = [("a", "engine_crash"), ("b", "engine_timeout"), ("c", "prompt_too_long")]
-    require_within_budget("sample x", 10, set_aside, rows)
+    account = Account(rows)
+    for item, code in set_aside:
+        account.add(item, code)
+    require_within_budget("sample x", 10, account)
+    account.merge({"engine_crash": 1}, ["d"])
     with pytest.raises(QuarantineError) as caught:
-        require_within_budget("sample x", 10, [*set_aside, ("d", "engine_crash")], rows)
+        require_within_budget("sample x", 10, account)
     assert caught.value.exit_code == 4
     assert caught.value.message == (
         "sample x: 3 of 10 rows were set aside (2 engine_crash, 1 engine_timeout), 2 are allowed: a, b, d"

@@ -16,13 +16,13 @@ from wrpo_ray.storage.location import locate
 
 
 def test_a_file_shard_is_named_by_its_content_whatever_is_known_of_its_rows(tmp_path: Path) -> None:
-    driver, worker = FileShard(3, ("sha",) * 2, "sha"), FileShard(3, ("a", "b"), "sha")
+    driver, worker = FileShard(3, (), "sha", 2), FileShard(3, ("a", "b"), "sha", 2)
     assert driver.name == worker.name == Shard(3, ("sha",)).name
-    assert FileShard(3, (), "other").name != driver.name
+    assert FileShard(3, (), "other", 2).name != driver.name
     folder = locate(tmp_path)
     ledger.commit(folder, worker, pa.table({"x": [1]}), ["a"], [QuarantinedRow("b", "reward_not_finite", 0, "nan")])
     assert ledger.pending(folder, [driver]) == []
-    assert [row.item for row in ledger.finish(folder, [driver]).quarantined] == ["b"]
+    assert [row.item for row in ledger.finish(folder, [driver]).first_set_aside] == ["b"]
 
 
 def test_rows_that_are_only_dropped_cost_no_budget(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def layout(tmp_path: Path) -> RunLayout:
 
 
 def test_fingerprint_is_golden() -> None:
-    assert make().fingerprint == "4901a8d966311df4"
+    assert make().fingerprint == "e53ac1caf7df5378"
 
 
 def test_fingerprint_covers_name_identity_and_inputs() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,17 +31,23 @@ class Slices:
         return ~self.full
 
 
-def slices_of(prompt_ids: Sequence[str], pilot_fraction: float, audit_fraction: float, seed: int) -> Slices:
-    """Return the slices of `prompt_ids`; raises ConfigError when one has too few prompts to learn anything from."""
-    places = np.array([stable_hash("allocation", seed, prompt_id) / 2**64 for prompt_id in prompt_ids])
-    audit = places < audit_fraction
-    pilot = ~audit & (places < audit_fraction + pilot_fraction)
-    for name, chosen in (("pilot", pilot), ("audit", audit)):
+def slices_of(prompt_ids: Iterable[str], pilot_fraction: float, audit_fraction: float, seed: int) -> Slices:
+    """Return the slices of all prompts; raises ConfigError when one has too few prompts to learn anything from."""
+    slices = drawn_slices(prompt_ids, pilot_fraction, audit_fraction, seed)
+    for name, chosen in (("pilot", slices.pilot), ("audit", slices.audit)):
         if chosen.sum() < MIN_PROMPTS:
             raise ConfigError(
-                f"sampling.allocation.{name}_fraction gives {chosen.sum()} of {len(places)} prompts,"
+                f"sampling.allocation.{name}_fraction gives {chosen.sum()} of {len(chosen)} prompts,"
                 f" at least {MIN_PROMPTS} are needed",
                 code="WRPO-C044",
                 help="raise it, give more prompts, or turn allocation off",
             )
-    return Slices(pilot, audit)
+    return slices
+
+
+def drawn_slices(prompt_ids: Iterable[str], pilot_fraction: float, audit_fraction: float, seed: int) -> Slices:
+    """Return the slices of some prompts, which are the same as among all prompts."""
+    hashes = (stable_hash("allocation", seed, prompt_id) / 2**64 for prompt_id in prompt_ids)
+    places = np.fromiter(hashes, dtype=np.float64)
+    audit = places < audit_fraction
+    return Slices(~audit & (places < audit_fraction + pilot_fraction), audit)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from wrpo_ray.allocation.prompt_ids import PromptIds, taken
 from wrpo_ray.errors import DataError
 
 
@@ -18,7 +19,7 @@ class RewardTable:
     tokens: of the response, 0 where none was drawn. num_samples: how many responses a source may draw to a prompt.
     """
 
-    prompt_ids: tuple[str, ...]
+    prompt_ids: Sequence[str]
     sources: tuple[str, ...]
     num_samples: tuple[int, ...]
     rewards: np.ndarray
@@ -36,7 +37,7 @@ class RewardTable:
         """Return the table of the prompts that the boolean array (or array of numbers) `chosen` selects."""
         numbers = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
         return RewardTable(
-            tuple(self.prompt_ids[number] for number in numbers), self.sources, self.num_samples,
+            taken(self.prompt_ids, numbers), self.sources, self.num_samples,
             *(each[numbers] for each in self._arrays),
         )  # fmt: skip
 
@@ -68,18 +69,17 @@ class RewardTable:
 
 
 class TableBuilder:
-    """Takes responses and rewards in any order, and never holds more than the table's arrays.
+    """Takes responses and rewards in any order, and never holds more than the table's arrays and the prompt_ids.
 
     Its methods raise DataError for a response that is there twice or has no place in the table.
     """
 
-    def __init__(self, prompt_ids: Iterable[str], sources: Sequence[str], num_samples: Sequence[int]) -> None:
+    def __init__(self, prompt_ids: PromptIds, sources: Sequence[str], num_samples: Sequence[int]) -> None:
         """prompt_ids: of all prompts, those without responses included."""
-        self.prompt_ids, self.sources, self.num_samples = tuple(sorted(prompt_ids)), tuple(sources), tuple(num_samples)
+        self.prompt_ids, self.sources, self.num_samples = prompt_ids, tuple(sources), tuple(num_samples)
         shape = (len(self.prompt_ids), len(self.sources), max(self.num_samples))
         self.rewards, self.tokens = np.zeros(shape), np.zeros(shape, dtype=np.int32)
         self.drawn, self.present = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-        self._prompts = {prompt_id: number for number, prompt_id in enumerate(self.prompt_ids)}
         self._sources = {source: number for number, source in enumerate(self.sources)}
 
     def response(self, prompt_id: str, source: str, sample_index: int, num_tokens: int) -> None:
@@ -102,17 +102,21 @@ class TableBuilder:
         )
 
     def _place(self, prompt_id: str, source: str, sample_index: int) -> tuple[int, int, int]:
-        known = prompt_id in self._prompts and source in self._sources
-        _require(known, prompt_id, source, sample_index, "is of a prompt or a source that the run does not have")
-        number = self._sources[source]
+        place, number = self.prompt_ids.find(prompt_id), self._sources.get(source)
+        if place is None or number is None:
+            raise _unfit(prompt_id, source, sample_index, "is of a prompt or a source that the run does not have")
         rule = f"has a sample_index outside of 0 .. {self.num_samples[number] - 1}"
         _require(0 <= sample_index < self.num_samples[number], prompt_id, source, sample_index, rule)
-        return self._prompts[prompt_id], number, sample_index
+        return place, number, sample_index
 
 
 def _require(holds: bool, prompt_id: str, source: str, sample_index: int, rule: str) -> None:
     if not holds:
-        raise DataError(
-            f"response {prompt_id}:{source}:{sample_index} {rule}", code="WRPO-D040",
-            help="`wrpo-ray inspect RUN` tells which files of the run are not what they were",
-        )  # fmt: skip
+        raise _unfit(prompt_id, source, sample_index, rule)
+
+
+def _unfit(prompt_id: str, source: str, sample_index: int, rule: str) -> DataError:
+    return DataError(
+        f"response {prompt_id}:{source}:{sample_index} {rule}", code="WRPO-D040",
+        help="`wrpo-ray inspect RUN` tells which files of the run are not what they were",
+    )  # fmt: skip

@@ -1,13 +1,13 @@
 """The step that decides what is drawn after the first responses.
 
-allocate: prompts, first responses and their rewards -> data/requests.parquet (prompt_id, source, first_sample,
+allocate: prompts, first responses and their rewards -> data/<source>/requests-*.parquet (prompt_id, first_sample,
 num_samples) and allocation.json. See wrpo_ray.allocation for what is decided, and by what.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,26 +18,22 @@ from wrpo_ray.allocation import report
 from wrpo_ray.allocation.audit import audit
 from wrpo_ray.allocation.gain import first_samples
 from wrpo_ray.allocation.policy import decide, first_counts
+from wrpo_ray.allocation.prompt_ids import PromptIds
 from wrpo_ray.allocation.slices import slices_of
 from wrpo_ray.allocation.table import RewardTable, TableBuilder
 from wrpo_ray.config import RowsConfig
 from wrpo_ray.config_allocation import AllocationConfig
+from wrpo_ray.data.requests import REQUESTS, requests_folder
 from wrpo_ray.schema import Prompt, ScoredResponse
 from wrpo_ray.selection import is_usable
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.location import Location, json_bytes
-from wrpo_ray.storage.tables import iter_rows, parquet_entries, read_table, read_verified, write_file, write_table
+from wrpo_ray.storage.manifest import FileEntry
+from wrpo_ray.storage.tables import iter_rows, parquet_entries, read_verified, write_file, write_table
 
 log = logging.getLogger(__name__)
 
-REQUESTS = pa.schema(
-    [
-        pa.field("prompt_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("first_sample", pa.int32(), nullable=False),
-        pa.field("num_samples", pa.int32(), nullable=False),
-    ]
-)
+_PROMPTS_PER_FILE = 65_536
 _PROMPT_IDS = pa.schema([Prompt.SCHEMA.field("prompt_id")])
 _DRAWN = pa.schema([ScoredResponse.SCHEMA.field(name) for name in ("prompt_id", "sample_index", "num_tokens")])
 
@@ -50,24 +46,6 @@ class FirstLoad:
     num_samples: int
     responses: Location
     scored: Location
-
-
-def first_requests(config: AllocationConfig, seed: int, num_samples: int, prompts: Location) -> dict[str, range]:
-    """Return which samples a source's first load draws, by prompt_id; other sources have no say in it.
-
-    prompts: a finished step. Prompts that the first load leaves out are not there.
-    """
-    ids = _prompt_ids(prompts)
-    slices = slices_of(ids, config.pilot_fraction, config.audit_fraction, seed)
-    counts = first_counts(config.policy, [num_samples], slices)[:, 0].tolist()
-    return {prompt_id: range(count) for prompt_id, count in zip(ids, counts, strict=True) if count}
-
-
-def further_requests(allocated: Location, source: str) -> dict[str, range]:
-    """Return which samples a source's second load draws, by prompt_id. allocated: the finished step `allocate`."""
-    table = read_table(allocated, REQUESTS)
-    rows = zip(*(table[name].to_pylist() for name in REQUESTS.names), strict=True)
-    return {prompt_id: range(first, first + count) for prompt_id, name, first, count in rows if name == source}
 
 
 def allocate(
@@ -87,7 +65,7 @@ def allocate(
     for sentence in told["findings"]:
         log.warning("sampling.allocation: %s", sentence)
     files = (
-        write_table(folder, "data/requests.parquet", requests_table(table, further)),
+        *_write_requests(folder, table, further),
         write_file(folder, "allocation.json", json_bytes(told)),
     )
     return StepResult(files, told)
@@ -108,22 +86,22 @@ def first_table(prompts: Location, loads: Sequence[FirstLoad], rows: RowsConfig)
     return builder.table()
 
 
-def requests_table(table: RewardTable, further: np.ndarray) -> pa.Table:
-    """Return what is still to be drawn, in order of prompt and source. further: [prompts, sources]."""
-    first = table.drawn.sum(axis=2)
-    prompt_numbers, source_numbers = np.nonzero(further)
-    columns: list[Any] = [
-        [table.prompt_ids[number] for number in prompt_numbers],
-        [table.sources[number] for number in source_numbers],
-        first[prompt_numbers, source_numbers],
-        further[prompt_numbers, source_numbers],
-    ]
-    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, REQUESTS, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=REQUESTS)
+def _write_requests(folder: Location, table: RewardTable, further: np.ndarray) -> Iterator[FileEntry]:
+    """Write what is still to be drawn, source by source, in order of the prompts. further: [prompts, sources]."""
+    drawn = table.drawn.sum(axis=2, dtype=np.int32)
+    for number, source in enumerate(table.sources):
+        wanted = np.flatnonzero(further[:, number])
+        for start in range(0, len(wanted), _PROMPTS_PER_FILE):
+            rows = wanted[start : start + _PROMPTS_PER_FILE]
+            columns = [[table.prompt_ids[row] for row in rows], drawn[rows, number], further[rows, number]]
+            arrays = [pa.array(column).cast(field.type) for column, field in zip(columns, REQUESTS, strict=True)]
+            path = f"{requests_folder(source)}requests-{start // _PROMPTS_PER_FILE:05d}.parquet"
+            yield write_table(folder, path, pa.Table.from_arrays(arrays, schema=REQUESTS))
 
 
-def _prompt_ids(prompts: Location) -> list[str]:
-    return sorted(read_table(prompts, _PROMPT_IDS)["prompt_id"].to_pylist())
+def _prompt_ids(prompts: Location) -> PromptIds:
+    tables = (read_verified(prompts, entry, _PROMPT_IDS) for entry in parquet_entries(prompts))
+    return PromptIds.of_groups(table["prompt_id"].to_pylist() for table in tables)
 
 
 def _counts(table: RewardTable, further: np.ndarray) -> dict[str, Any]:

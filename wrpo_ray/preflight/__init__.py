@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from wrpo_ray.chat import ChatTokenizer
@@ -68,7 +68,7 @@ def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem], list[Promp
         data.extend(problems or _check_prompt_set(config, place, prompt_set))
         sets.append(prompt_set)
         if section is config.prompts and not problems and "target" in chats:
-            data.extend(_check_lengths(config, prompt_set.prompts, chats["target"]))
+            data.extend(_check_lengths(config, prompt_set, chats["target"]))
     return models, [*data, *_check_heldout(*sets)], sets
 
 
@@ -113,23 +113,33 @@ def _check_facts(config: FuseConfig, place: str, files: ModelFiles, facts: Model
 def _check_prompt_set(config: FuseConfig, place: str, prompt_set: PromptSet) -> Iterator[Problem]:
     if place == "prompts":
         for split in ("sft", "preference"):
-            if not any(prompt.split == split for prompt in prompt_set.prompts):
+            if not prompt_set.prompts.num_by_split.get(split):
                 value = f"{len(prompt_set.prompts)} prompts, sft_fraction {config.prompts.sft_fraction:.3g}"
                 yield Problem("prompts", value, f"no prompt falls into the {split} part", "add prompts", "WRPO-D016")
     if config.reward.type == "verifier" and config.reward.mode == "numeric":
-        wordy = [prompt for prompt in prompt_set.prompts if last_number(prompt.answer or "") is None]
-        if wordy:
-            value = f"{len(wordy)} answers, the first of prompt_id {wordy[0].prompt_id}"
+        number, first = _wordy(prompt_set)
+        if number:
+            value = f"{number} answers, the first of prompt_id {first}"
             rule = "the verifier compares numbers, and these answers hold none"
             fix = "correct the answers, or set reward.mode to exact"
             yield Problem(f"{place}.answer_column", value, rule, fix, "WRPO-D017")
 
 
-def _check_lengths(config: FuseConfig, prompts: list[Prompt], chat: ChatTokenizer) -> Iterator[Problem]:
+def _wordy(prompt_set: PromptSet) -> tuple[int, str]:
+    """Return how many answers hold no number, and the prompt_id of the first of them."""
+    number, first = 0, ""
+    for table in prompt_set.prompts.tables():
+        for prompt_id, answer in zip(table["prompt_id"].to_pylist(), table["answer"].to_pylist(), strict=True):
+            if last_number(answer or "") is None:
+                number, first = number + 1, first or prompt_id
+    return number, first
+
+
+def _check_lengths(config: FuseConfig, prompt_set: PromptSet, chat: ChatTokenizer) -> Iterator[Problem]:
     """Long prompts are left out and counted by the run itself; a run of which nothing is left must not start."""
     for place, limit in (("sft", config.sft.max_prompt_length), ("wrpo", config.wrpo.max_prompt_length)):
         split = "sft" if place == "sft" else "preference"
-        shortest = _shortest_over(limit, [prompt for prompt in prompts if prompt.split == split], chat)
+        shortest = _shortest_over(limit, prompt_set.prompts.of_split(split), chat)
         if shortest is not None:
             rule = f"every prompt of its part is longer; the shortest has {shortest} tokens"
             yield Problem(
@@ -137,7 +147,7 @@ def _check_lengths(config: FuseConfig, prompts: list[Prompt], chat: ChatTokenize
             )
 
 
-def _shortest_over(limit: int, prompts: list[Prompt], chat: ChatTokenizer) -> int | None:
+def _shortest_over(limit: int, prompts: Iterable[Prompt], chat: ChatTokenizer) -> int | None:
     """Return the length of the shortest prompt in tokens if all are over `limit`, else None."""
     shortest = None
     for prompt in prompts:
@@ -154,9 +164,17 @@ def _shortest_over(limit: int, prompts: list[Prompt], chat: ChatTokenizer) -> in
 
 def _check_heldout(training: PromptSet, evaluation: PromptSet | None = None) -> Iterator[Problem]:
     """Yield a problem when evaluation prompts are training prompts too, under whatever file name."""
-    known = {prompt.prompt_id for prompt in training.prompts}
-    shared = [prompt.prompt_id for prompt in evaluation.prompts if prompt.prompt_id in known] if evaluation else []
-    if evaluation and shared:
-        value = f"{len(shared)} of {len(evaluation.prompts)} prompts, the first prompt_id {shared[0]}"
+    number, first = _shared(training, evaluation) if evaluation else (0, "")
+    if evaluation and number:
+        value = f"{number} of {len(evaluation.prompts)} prompts, the first prompt_id {first}"
         rule = "these are training prompts too; rewards on them say nothing about new ones"
         yield Problem("evaluation.prompts", value, rule, "take them out of one of the two", "WRPO-D019")
+
+
+def _shared(training: PromptSet, evaluation: PromptSet) -> tuple[int, str]:
+    """Return how many prompts both have, and the first prompt_id of them."""
+    number, first = 0, ""
+    for known, heldout in zip(training.prompts.ids_by_bucket(), evaluation.prompts.ids_by_bucket(), strict=True):
+        shared = set(heldout).intersection(known)
+        number, first = number + len(shared), first or min(shared, default="")
+    return number, first

@@ -11,16 +11,17 @@ and never double a row: `Store.create` lets one attempt per shard win, the other
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -28,11 +29,13 @@ from wrpo_ray.errors import StorageError, WrpoError
 from wrpo_ray.schema import stable_hash
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
-from wrpo_ray.storage.tables import parquet_bytes
+from wrpo_ray.storage.tables import PieceWriter, key_range, parquet_bytes, piece_writer
 
 T = TypeVar("T")
 # A commit is a small object; in a bucket the wait for it is what takes time.
 _READERS = 16
+_READ_AHEAD = 256
+_NUM_FIRST = 10
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Shard:
         """Follows from number and items, so that another cut never takes this one's place."""
         return f"shard-{self.number:06d}-{stable_hash('shard', *self.items):016x}"
 
+    @property
+    def num_items(self) -> int:
+        return len(self.items)
+
 
 @dataclass(frozen=True)
 class QuarantinedRow:
@@ -60,13 +67,17 @@ class QuarantinedRow:
 
 @dataclass(frozen=True)
 class Commit:
-    """The attempt of a shard that counts. `counts` are numbers that the step adds up for its report."""
+    """The attempt of a shard that counts.
+
+    counts: numbers that the step adds up for its report. notes: JSON values of which the step makes something itself.
+    """
 
     shard: str
     file: FileEntry
     num_items: int
     quarantined: tuple[QuarantinedRow, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def planned(folder: Location, items: Sequence[str], items_per_shard: int) -> list[Shard]:
@@ -125,6 +136,7 @@ def commit(
     items: Iterable[str],
     quarantined: Sequence[QuarantinedRow] = (),
     counts: Mapping[str, int] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Commit:
     """Store the result of a shard and return the commit that counts, which may be another writer's.
 
@@ -135,9 +147,11 @@ def commit(
     _require_conserved(shard, set(items), set_aside)
     content = parquet_bytes(table)
     digest = hashlib.sha256(content).hexdigest()
-    entry = FileEntry(f"data/{shard.name}-{digest[:16]}.parquet", len(content), digest, table.num_rows)
+    entry = FileEntry(
+        f"data/{shard.name}-{digest[:16]}.parquet", len(content), digest, table.num_rows, key_range(table)
+    )
     (folder / entry.path).write_bytes(content)
-    own = Commit(shard.name, entry, len(shard.items), tuple(quarantined), dict(counts or {}))
+    own = Commit(shard.name, entry, shard.num_items, tuple(quarantined), dict(counts or {}), dict(notes or {}))
     if (folder / "commits" / f"{shard.name}.json").create_sealed(dataclasses.asdict(own)):
         return own
     first = read_commit(folder, shard.name)
@@ -149,10 +163,11 @@ def commit(
 def _require_conserved(shard: Shard, done: set[str], set_aside: Sequence[str]) -> None:
     expected = set(shard.items)
     both = done & set(set_aside)
-    if done | set(set_aside) != expected or both or len(set_aside) != len(set(set_aside)):
+    twice = len(set_aside) != len(set(set_aside)) or len(expected) != shard.num_items
+    if done | set(set_aside) != expected or both or twice:
         missing, strange = sorted(expected - done - set(set_aside)), sorted((done | set(set_aside)) - expected)
         raise WrpoError(
-            f"{shard.name}: {len(missing)} of {len(expected)} rows have no outcome ({', '.join(missing[:3])}), "
+            f"{shard.name}: {len(missing)} of {shard.num_items} rows have no outcome ({', '.join(missing[:3])}), "
             f"{len(strange)} are not its own ({', '.join(strange[:3])}), {len(both)} have two",
             code="WRPO-B002",
         )
@@ -173,51 +188,71 @@ def read_commit(folder: Location, shard_name: str) -> Commit:
             num_items=raw["num_items"],
             quarantined=tuple(QuarantinedRow(**row) for row in raw["quarantined"]),
             counts=raw["counts"],
+            notes=raw.get("notes", {}),
         )
     except (TypeError, KeyError) as error:
         raise StorageError(f"{place} is not a commit of this version: {error}", code="WRPO-S019") from error
 
 
-def read_commits(folder: Location, shard_names: Sequence[str]) -> list[Commit]:
-    """Return the commits of these shards, in order, several read at once; errors as in read_commit."""
+def read_commits(folder: Location, shard_names: Sequence[str]) -> Iterator[Commit]:
+    """Yield the commits of these shards, in order, several read at once; errors as in read_commit."""
     return _each(functools.partial(read_commit, folder), shard_names)
 
 
-def _each(function: Callable[[T], Commit], arguments: Sequence[T]) -> list[Commit]:
-    """Return what `function` returns for each argument; many calls run at once, a few in turn."""
+def _each(function: Callable[[T], Commit], arguments: Sequence[T]) -> Iterator[Commit]:
+    """Yield what `function` returns for each argument, in order; many calls run at once, a few results are held."""
     if len(arguments) <= _READERS:
-        return [function(argument) for argument in arguments]
+        yield from map(function, arguments)
+        return
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(function, arguments))
+        for start in range(0, len(arguments), _READ_AHEAD):
+            yield from pool.map(function, arguments[start : start + _READ_AHEAD])
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What all shards of a step came to."""
+    """What all shards of a step came to.
+
+    set_aside: rows without a result, by code. first_set_aside: some of them, to be named; the files list them all.
+    """
 
     files: tuple[FileEntry, ...]
-    quarantined: tuple[QuarantinedRow, ...]
+    set_aside: Mapping[str, int]
+    first_set_aside: tuple[QuarantinedRow, ...]
     counts: Mapping[str, int]
 
+    @property
+    def num_set_aside(self) -> int:
+        return sum(self.set_aside.values())
 
-def finish(folder: Location, shards: Sequence[Shard]) -> Finished:
+
+def finish(
+    folder: Location, shards: Sequence[Shard], on_commit: Callable[[Commit], None] = lambda commit: None
+) -> Finished:
     """Check that every shard is committed and its file is there, drop what no commit names, write the quarantine.
 
+    on_commit: gets every commit, in the order of the shards. What is held grows with the shards, not with their rows.
     Raises StorageError when a shard has no commit or a file is not there in its size.
     """
-    commits = _each(functools.partial(_whole, folder), shards)
+    files: list[FileEntry] = []
+    counts: Counter[str] = Counter()
+
+    def rows_set_aside() -> Iterator[Sequence[QuarantinedRow]]:
+        for entry in _each(functools.partial(_whole, folder), shards):
+            on_commit(entry)
+            files.append(entry.file)
+            counts.update(entry.counts)
+            yield entry.quarantined
+
+    quarantine = write_quarantine(folder, rows_set_aside())
     for name in committed(folder) - {shard.name for shard in shards}:
         (folder / "commits" / f"{name}.json").delete()
-    quarantined = tuple(row for entry in commits for row in entry.quarantined)
-    files = [*(entry.file for entry in commits), *write_quarantine(folder, quarantined)]
+    files += quarantine.files
     named = {entry.path for entry in files}
     for place in [*(folder / "data").walk(), *(folder / "quarantine").walk()]:
         if place.relative_to(folder) not in named:
             place.delete()
-    counts: Counter[str] = Counter()
-    for entry in commits:
-        counts.update(entry.counts)
-    return Finished(tuple(files), quarantined, dict(sorted(counts.items())))
+    return Finished(tuple(files), quarantine.num_rows, quarantine.first_rows, dict(sorted(counts.items())))
 
 
 def _whole(folder: Location, shard: Shard) -> Commit:
@@ -226,28 +261,48 @@ def _whole(folder: Location, shard: Shard) -> Commit:
     except FileNotFoundError as error:
         raise StorageError(f"{folder}: {shard.name} has no commit", code="WRPO-S020") from error
     found = (folder / entry.file.path).stat()
-    if found is None or found.num_bytes != entry.file.num_bytes or entry.num_items != len(shard.items):
+    if found is None or found.num_bytes != entry.file.num_bytes or entry.num_items != shard.num_items:
         size = "missing" if found is None else f"{found.num_bytes} bytes"
         raise StorageError(
             f"{folder / entry.file.path} is {size}, its commit says {entry.file.num_bytes} bytes for"
-            f" {entry.num_items} items of {len(shard.items)}", code="WRPO-S020", help="wrpo-ray inspect RUN --repair",
+            f" {entry.num_items} items of {shard.num_items}", code="WRPO-S020", help="wrpo-ray inspect RUN --repair",
         )  # fmt: skip
     return entry
 
 
-def write_quarantine(folder: Location, rows: Sequence[QuarantinedRow]) -> list[FileEntry]:
-    """Write quarantine/<code>.jsonl, one line per row that has no result, and return the files' entries."""
-    by_code: defaultdict[str, list[QuarantinedRow]] = defaultdict(list)
-    for row in rows:
-        by_code[row.code].append(row)
-    files = []
-    for code, group in sorted(by_code.items()):
-        lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in sorted(group, key=_item)]
-        content = ("\n".join(lines) + "\n").encode("utf-8")
-        path = f"quarantine/{code}.jsonl"
-        (folder / path).write_bytes(content)
-        files.append(FileEntry(path, len(content), hashlib.sha256(content).hexdigest(), None))
-    return files
+@dataclass(frozen=True)
+class Quarantine:
+    """The files of rows that have no result, how many there are by code, and the first ones."""
+
+    files: tuple[FileEntry, ...]
+    num_rows: Mapping[str, int]
+    first_rows: tuple[QuarantinedRow, ...]
+
+
+def write_quarantine(folder: Location, groups: Iterable[Sequence[QuarantinedRow]]) -> Quarantine:
+    """Write quarantine/<code>.jsonl, one line per row that has no result, holding one of the groups at a time."""
+    num_rows: Counter[str] = Counter()
+    first_rows: list[QuarantinedRow] = []
+    with contextlib.ExitStack() as stack:
+        writers: dict[str, PieceWriter] = {}
+        for group in groups:
+            by_code: defaultdict[str, list[QuarantinedRow]] = defaultdict(list)
+            for row in group:
+                by_code[row.code].append(row)
+            for code, rows in by_code.items():
+                if code not in writers:
+                    writers[code] = stack.enter_context(piece_writer(folder, f"quarantine/{code}.jsonl"))
+                writers[code].write(quarantine_lines(rows))
+            num_rows.update(row.code for row in group)
+            first_rows += group[: _NUM_FIRST - len(first_rows)]
+        files = [writers[code].store() for code in sorted(writers)]
+    return Quarantine(tuple(files), dict(sorted(num_rows.items())), tuple(first_rows))
+
+
+def quarantine_lines(rows: Iterable[QuarantinedRow]) -> bytes:
+    """Return one line of JSON per row, in order of the items."""
+    lines = [json.dumps(dataclasses.asdict(row), ensure_ascii=False) for row in sorted(rows, key=_item)]
+    return "".join(f"{line}\n" for line in lines).encode("utf-8")
 
 
 def _item(row: QuarantinedRow) -> str:

@@ -21,12 +21,28 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file of a step: path below the step's folder, size in bytes, SHA-256, and rows when it is Parquet."""
+    """One file of a step: path below the step's folder, size in bytes, SHA-256, and rows when it is Parquet.
+
+    key_range: smallest and largest prompt_id in it, so that a join by prompt_id opens it only where it can match; None
+    when that is not known (files of older versions, and tables without the column).
+    """
 
     path: str
     num_bytes: int
     sha256: str
     num_rows: int | None
+    key_range: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples; what is read back must equal what was written.
+        if self.key_range is not None:
+            object.__setattr__(self, "key_range", tuple(self.key_range))
+
+    def may_hold(self, key_range: tuple[str, str] | None) -> bool:
+        """Tell whether the file can have rows whose prompt_id lies in `key_range`, ends included."""
+        if self.key_range is None or key_range is None:
+            return True
+        return self.key_range[0] <= key_range[1] and key_range[0] <= self.key_range[1]
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wrpo_ray.errors import StorageError
 from wrpo_ray.schema import Row, to_rows, to_table
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry, require_manifest
+from wrpo_ray.storage.stores import local_errors
 
 _REPAIR = "wrpo-ray inspect RUN --repair removes what does not verify, so that the next run makes it again"
+# What is larger goes to the store as a file.
+_MAX_BYTES_IN_MEMORY = 2**24
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -27,7 +35,15 @@ def write_table(folder: Location, path: str, table: pa.Table) -> FileEntry:
     """Write `table` to `path` below `folder`, whole or not at all, and return its entry."""
     content = parquet_bytes(table)
     (folder / path).write_bytes(content)
-    return FileEntry(path, len(content), hashlib.sha256(content).hexdigest(), table.num_rows)
+    return FileEntry(path, len(content), hashlib.sha256(content).hexdigest(), table.num_rows, key_range(table))
+
+
+def key_range(table: pa.Table) -> tuple[str, str] | None:
+    """Return the smallest and the largest prompt_id of a table, or None when it has none."""
+    if "prompt_id" not in table.column_names or not table.num_rows:
+        return None
+    found = pc.call_function("min_max", [table["prompt_id"]]).as_py()
+    return None if found["min"] is None else (found["min"], found["max"])
 
 
 def write_rows(folder: Location, path: str, rows: Iterable[Row], row_type: type[Row]) -> FileEntry:
@@ -39,6 +55,49 @@ def write_file(folder: Location, path: str, content: bytes) -> FileEntry:
     """Write bytes to `path` below `folder`, whole or not at all, and return their entry."""
     (folder / path).write_bytes(content)
     return FileEntry(path, len(content), hashlib.sha256(content).hexdigest(), None)
+
+
+def concatenated(folder: Location, path: str, pieces: Iterable[bytes]) -> FileEntry:
+    """Write `pieces` as one file to `path` below `folder`, holding one of them at a time, and return its entry."""
+    with piece_writer(folder, path) as writer:
+        for piece in pieces:
+            writer.write(piece)
+        return writer.store()
+
+
+class PieceWriter:
+    """A file that is written piece by piece on this machine, and stored as a whole; see piece_writer."""
+
+    def __init__(self, folder: Location, path: str, local: Path) -> None:
+        self.folder, self.path, self.local = folder, path, local
+        self._stream = local.open("wb")
+
+    def write(self, piece: bytes) -> None:
+        """Append a piece."""
+        with local_errors("write", self.local, len(piece)):
+            self._stream.write(piece)
+
+    def store(self) -> FileEntry:
+        """Store the file and return its entry; nothing can be appended any more."""
+        self.close()
+        if self.local.stat().st_size <= _MAX_BYTES_IN_MEMORY:
+            return write_file(self.folder, self.path, self.local.read_bytes())
+        stored = (self.folder / self.path).upload(self.local)
+        return FileEntry(self.path, stored.num_bytes, stored.sha256, None)
+
+    def close(self) -> None:
+        """Write what is left of it."""
+        with local_errors("write", self.local):
+            self._stream.close()
+
+
+@contextmanager
+def piece_writer(folder: Location, path: str) -> Iterator[PieceWriter]:
+    """Give a writer of one file to `path` below `folder`; what it did not store is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="wrpo-") as place:
+        writer = PieceWriter(folder, path, Path(place) / "pieces")
+        with contextlib.closing(writer):
+            yield writer
 
 
 def read_rows(folder: Location, row_type: type[Row]) -> list[Row]:
