@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig
-from wrpo_ray.data.exporters import to_trl_preference, to_wrpo_release
+from wrpo_ray.data.exporters import fits_wrpo_release, to_trl_preference, to_wrpo_release
 from wrpo_ray.errors import ConfigError, StorageError
 from wrpo_ray.model_card import dataset_card
 from wrpo_ray.models import load_tokenizer, local_model
 from wrpo_ray.schema import Quadruple
 from wrpo_ray.storage.location import Location, json_bytes, locate
 from wrpo_ray.storage.manifest import FileEntry
-from wrpo_ray.storage.tables import read_rows, write_file, write_table
+from wrpo_ray.storage.tables import parquet_entries, read_file, read_verified, write_file, write_table
 
 _GENERATION_CONFIG, _CARD = "generation_config.json", "README.md"
 
@@ -37,23 +42,53 @@ def export_model(config: FuseConfig, model: Location, card: str, folder: Locatio
 def export_datasets(
     config: FuseConfig, quadruples: Location, folder: Location
 ) -> tuple[list[FileEntry], dict[str, int]]:
-    """Write the quadruples below datasets/ as TRL preference data and in the paper's row format.
+    """Write the quadruples below datasets/ as TRL preference data and in the paper's row format, file by file.
 
     Returns the files and the counts.
     """
-    rows = read_rows(quadruples, Quadruple)
-    preference = to_trl_preference(rows, config.target.name)
-    release, num_left_out = to_wrpo_release(rows)
-    files = []
-    for name, table in (("trl_preference", preference), ("wrpo_release", release)):
-        files.append(write_table(folder, f"datasets/{name}/data/train-00000-of-00001.parquet", table))
-        files.append(write_file(folder, f"datasets/{name}/{_CARD}", dataset_card(config, name).encode("utf-8")))
+    entries = parquet_entries(quadruples)
+    # `datasets.load_dataset` stumbles over files without rows.
+    fitting = [entry for entry in entries if fits_wrpo_release(read_verified(quadruples, entry, Quadruple.SCHEMA))]
+    preference = functools.partial(to_trl_preference, target=config.target.name)
+    pairs = _data_files(folder / "datasets/trl_preference", preference, quadruples, entries)
+    release = _data_files(folder / "datasets/wrpo_release", to_wrpo_release, quadruples, fitting)
+    cards = [
+        write_file(folder, f"datasets/{name}/{_CARD}", dataset_card(config, name).encode("utf-8"))
+        for name in ("trl_preference", "wrpo_release")
+    ]
     counts = {
-        "num_preference_pairs": preference.num_rows,
-        "num_release_rows": release.num_rows,
-        "num_not_in_release_format": num_left_out,
+        "num_preference_pairs": _num_rows(pairs),
+        "num_release_rows": _num_rows(release),
+        "num_not_in_release_format": _num_rows(entries) - _num_rows(release),
     }
-    return files, counts
+    named = [
+        dataclasses.replace(entry, path=f"datasets/{name}/{entry.path}")
+        for name, files in (("trl_preference", pairs), ("wrpo_release", release))
+        for entry in files
+    ]
+    return [*named, *cards], counts
+
+
+def _data_files(
+    folder: Location,
+    convert: Callable[[Sequence[Quadruple]], pa.Table],
+    quadruples: Location,
+    entries: Sequence[FileEntry],
+) -> list[FileEntry]:
+    """Write one file below `folder` for each of the files `entries`, one after the other."""
+    return [
+        write_table(
+            folder,
+            f"data/train-{number:05d}-of-{len(entries):05d}.parquet",
+            convert(read_file(quadruples, entry, Quadruple)),
+        )
+        for number, entry in enumerate(entries)
+    ]
+
+
+def _num_rows(entries: Sequence[FileEntry]) -> int:
+    """Return the rows of all files."""
+    return sum(entry.num_rows or 0 for entry in entries)
 
 
 def deliver(model: Location, destination: str) -> None:

@@ -180,9 +180,7 @@ def test_load_dataset_reads_quadruples_and_exports(tmp_path: Path) -> None:
     pairs = to_trl_preference([quadruple], "t").to_pylist()
     shown = [(pair["chosen"][0]["content"], pair["rejected"][0]["content"], pair["chosen_source"]) for pair in pairs]
     assert shown == [("ws", "l", "s"), ("wt", "l", "t")]
-    release, num_left_out = to_wrpo_release([quadruple, several])
-    assert num_left_out == 1
-    assert release.to_pylist() == [
+    assert to_wrpo_release([quadruple, several]).to_pylist() == [
         {
             "prompt_id": "p",
             "prompt": {"content": "?", "role": "user"},

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +14,19 @@ import pytest
 
 from wrpo_ray.errors import StorageError
 from wrpo_ray.schema import SFTExample, to_table
+from wrpo_ray.storage import tables
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry, Manifest, RunLayout, create_manifest, read_manifest
-from wrpo_ray.storage.tables import iter_rows, parquet_bytes, read_rows, read_verified, write_file, write_rows
+from wrpo_ray.storage.tables import (
+    concatenated,
+    iter_rows,
+    parquet_bytes,
+    read_rows,
+    read_verified,
+    write_file,
+    write_rows,
+    write_table,
+)
 
 ROWS = [SFTExample(f"p{n}", [{"role": "user", "content": "Hi"}], "text", "first", float(n), "stop") for n in range(3)]
 
@@ -54,6 +66,39 @@ def test_entry_counts_rows_and_bytes(folder: Location, tmp_path: Path) -> None:
     assert write_file(folder, "b", b"12") == FileEntry(
         "b", 2, "6b51d431df5d7f141cbececcf79edf3dd861c3b4069f0b11661a3eefacbba918", None
     )
+
+
+def test_entry_knows_its_range_of_prompts_where_there_is_one(folder: Location) -> None:
+    entry = write_rows(folder, "data/a.parquet", [ROWS[2], ROWS[0]], SFTExample)
+    assert entry.key_range == ("p0", "p2")
+    assert FileEntry(**json.loads(json.dumps(dataclasses.asdict(entry)))) == entry
+    assert write_rows(folder, "data/b.parquet", [], SFTExample).key_range is None
+    assert write_table(folder, "data/c.parquet", pa.table({"x": [1]})).key_range is None
+    assert [entry.may_hold(other) for other in (("p2", "p3"), ("p", "p0"), ("p3", "p4"), ("o", "p"), None)] == [
+        True, True, False, False, True,
+    ]  # fmt: skip
+
+
+def test_manifests_of_older_versions_know_no_range(folder: Location) -> None:
+    written = finish(folder, write_rows(folder, "data/a.parquet", ROWS, SFTExample))
+    raw = (folder / "manifest.json").read_sealed()
+    del raw["files"][0]["key_range"]
+    (folder / "manifest.json").delete()
+    (folder / "manifest.json").create_sealed(raw)
+    assert read_manifest(folder) == dataclasses.replace(
+        written, files=(dataclasses.replace(written.files[0], key_range=None),)
+    )
+    assert read_rows(folder, SFTExample) == ROWS
+
+
+@pytest.mark.parametrize("at_once", [0, 2**20])
+def test_pieces_become_one_file(folder: Location, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """Large files go to the store as files, small ones as bytes."""
+    monkeypatch.setattr(tables, "_MAX_BYTES_IN_MEMORY", at_once)
+    assert concatenated(folder, "list.jsonl", iter([b"1\n", b"2\n"])) == FileEntry(
+        "list.jsonl", 4, hashlib.sha256(b"1\n2\n").hexdigest(), None
+    )
+    assert (folder / "list.jsonl").read_bytes() == b"1\n2\n"
 
 
 def test_no_manifest_means_not_complete(folder: Location) -> None:

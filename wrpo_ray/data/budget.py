@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from wrpo_ray.config import RowsConfig
 from wrpo_ray.errors import QuarantineError
-from wrpo_ray.quarantine import budget, counted, require_within_budget
+from wrpo_ray.quarantine import Account, budget, counted, require_within_budget
 from wrpo_ray.storage import ledger
 from wrpo_ray.storage.location import Location
 
@@ -28,23 +27,22 @@ class Budget:
     def __init__(self, title: str, folder: Location, num_rows: int, rows: RowsConfig, judge: Judge = no_judge) -> None:
         self.title, self.folder, self.num_rows, self.rows, self.judge = title, folder, num_rows, rows, judge
         self.num_seen = 0
-        self.codes: Counter[str] = Counter()
-        self.set_aside: list[tuple[str, str]] = []
+        self.account = Account(rows)
 
-    def add(self, num_rows: int, set_aside: Sequence[tuple[str, str]]) -> None:
+    def add(self, num_rows: int, set_aside: Iterable[tuple[str, str]]) -> None:
         """Count one shard; raises QuarantineError, or what `judge` raises, when it is one row too many."""
         self.num_seen += num_rows
-        self.codes.update(code for _, code in set_aside)
-        self.set_aside += set_aside
-        if counted(self.codes, self.rows) > budget(self.rows, self.num_rows):
+        for item, code in set_aside:
+            self.account.add(item, code)
+        if counted(self.account.codes, self.rows) > budget(self.rows, self.num_rows):
             self._write()
             self.close()
 
     def close(self) -> None:
         """Judge the whole."""
-        self.judge(self.num_seen, self.codes)
+        self.judge(self.num_seen, self.account.codes)
         try:
-            require_within_budget(self.title, self.num_rows, self.set_aside, self.rows)
+            require_within_budget(self.title, self.num_rows, self.account)
         except QuarantineError as error:
             place = self.folder / "quarantine"
             raise QuarantineError(
@@ -56,5 +54,5 @@ class Budget:
 
     def _write(self) -> None:
         """Write the quarantine of the shards that are committed by now, for whoever reads the error."""
-        commits = [ledger.read_commit(self.folder, name) for name in sorted(ledger.committed(self.folder))]
-        ledger.write_quarantine(self.folder, [row for commit in commits for row in commit.quarantined])
+        commits = ledger.read_commits(self.folder, sorted(ledger.committed(self.folder)))
+        ledger.write_quarantine(self.folder, (commit.quarantined for commit in commits))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wrpo_ray.schema import MESSAGES_TYPE, Quadruple
 
@@ -55,13 +56,12 @@ def to_trl_preference(quadruples: Sequence[Quadruple], target: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TRL_PREFERENCE_SCHEMA)
 
 
-def to_wrpo_release(quadruples: Sequence[Quadruple]) -> tuple[pa.Table, int]:
-    """Return the row format of the paper's released data, and how many quadruples it cannot hold.
+def to_wrpo_release(quadruples: Sequence[Quadruple]) -> pa.Table:
+    """Return the row format of the paper's released data, of those quadruples that it can hold.
 
-    Its prompt is one user message, so prompts with a system message or several turns are left out and counted.
+    Its prompt is one user message, so prompts with a system message or several turns are left out.
     Source: README of https://github.com/SLIT-AI/WRPO (chosen = [y_ws, y_wt], rejected = [y_l]).
     """
-    single = [row for row in quadruples if len(row.messages) == 1]
     rows = [
         {
             "prompt_id": row.prompt_id,
@@ -69,9 +69,15 @@ def to_wrpo_release(quadruples: Sequence[Quadruple]) -> tuple[pa.Table, int]:
             "chosen": [_assistant(row.source_chosen), _assistant(row.target_chosen)],
             "rejected": [_assistant(row.rejected)],
         }
-        for row in single
+        for row in quadruples
+        if len(row.messages) == 1
     ]
-    return pa.Table.from_pylist(rows, schema=WRPO_RELEASE_SCHEMA), len(quadruples) - len(single)
+    return pa.Table.from_pylist(rows, schema=WRPO_RELEASE_SCHEMA)
+
+
+def fits_wrpo_release(quadruples: pa.Table) -> bool:
+    """Tell whether that format can hold any of the rows."""
+    return 1 in pc.call_function("list_value_length", [quadruples["messages"]]).to_pylist()
 
 
 def _assistant(content: str) -> dict[str, str]:
