@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from wrpo_ray.config import ModelConfig, RewardConfig
-from wrpo_ray.engines.protocol import Answer, Progress, SetAside
+from wrpo_ray.engines.protocol import Answer, BatchDone, BatchRefused, Progress, SetAside
 from wrpo_ray.engines.requests import sample_indices
 from wrpo_ray.engines.vllm_generator import request_seed
 from wrpo_ray.errors import ModelError
@@ -141,6 +141,38 @@ class FakeGenerator(_Fake):
         token_ids = [seed % 97, seed % 89, seed % 83]
         values = (prompt_id, self.model.name, index, f"{self.model.name} says {seed}", token_ids, "stop", 3)
         return ResponseWithLogps(*values, logps=-float(seed % 79)) if self.with_logps else Response(*values)
+
+
+class FakeStreamingGenerator(FakeGenerator):
+    """Satisfies engines.protocol.StreamingEngine: each step works on one prompt of every batch that is there.
+
+    A batch is begun when <folder>/hold is gone, so that a test can have several at once.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.batches: dict[int, tuple[Sequence[Prompt], list[list[Response] | SetAside]]] = {}
+
+    def prepared(self, rows: Sequence[Prompt]) -> Sequence[Prompt]:
+        if any(prompt.messages[0]["content"] == "unpreparable" for prompt in rows):
+            raise ValueError("no template for it")
+        return rows
+
+    def add(self, number: int, prepared: Sequence[Prompt]) -> None:
+        self.faults.note("added", number=number, num_there=len(self.batches))
+        self.batches[number] = (prepared, [])
+
+    def is_busy(self) -> bool:
+        return bool(self.batches)
+
+    def step(self) -> list[BatchDone | BatchRefused]:
+        if (self.faults.path / "hold").exists():
+            time.sleep(0.01)
+            return []
+        for prompts, outcomes in self.batches.values():
+            outcomes += self.generate(prompts[len(outcomes) : len(outcomes) + 1], lambda: None)
+        ended = [number for number, (prompts, outcomes) in self.batches.items() if len(outcomes) == len(prompts)]
+        return [BatchDone(number, self.batches.pop(number)[1], {"num_done": 1}) for number in ended]
 
 
 class FakeScorer(_Fake):

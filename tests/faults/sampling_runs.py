@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 from tests.faults.fake_engine import FakeGenerator, FakeScorer, FaultFolder
-from wrpo_ray.config import FaultsConfig, ModelConfig, ResourcesConfig, RowsConfig, SamplingConfig
+from wrpo_ray.config import EngineConfig, FaultsConfig, ModelConfig, ResourcesConfig, RowsConfig, SamplingConfig
 from wrpo_ray.data.sampling import SamplingJob, sample
 from wrpo_ray.schema import Prompt, Response, prompt_id
 from wrpo_ray.steps import StepResult
@@ -56,7 +56,10 @@ def sampling_job(
         prompts_per_shard=PROMPTS_PER_SHARD,
         accelerator_type=accelerator_type,
     )
-    model = ModelConfig(name="fake", path="none", sampling=SamplingConfig(num_samples=NUM_SAMPLES), resources=resources)
+    # Three shards at a time: see data.in_flight.
+    engine = EngineConfig(max_num_seqs=PROMPTS_PER_SHARD * NUM_SAMPLES)
+    sampling = SamplingConfig(num_samples=NUM_SAMPLES)
+    model = ModelConfig(name="fake", path="none", engine=engine, sampling=sampling, resources=resources)
     make = functools.partial(FakeGenerator, str(folder / "fake"))
     prompts = prompts_step(folder / "prompts")
     return SamplingJob(model, prompts, ("sft",), 7, "identity", faults, rows or RowsConfig(), make)

@@ -9,20 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wrpo_ray.config import FaultsConfig, ModelFiles, RowsConfig, SourceConfig
+from wrpo_ray.config import FaultsConfig, RowsConfig, SourceConfig
+from wrpo_ray.data.in_flight import of_sampling
+from wrpo_ray.data.model_files import bring
+from wrpo_ray.data.prompt_ranges import described_shard, lists_of_splits, range_shards
+from wrpo_ray.data.prompt_reader import PromptReader
 from wrpo_ray.data.sharded_work import ShardedWork
 from wrpo_ray.data.shards import run_shards
 from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.engines.protocol import Generator, SetAside
+from wrpo_ray.engines.requests import sample_indices
 from wrpo_ray.engines.supervisor import SupervisedEngine
 from wrpo_ray.errors import DataError, ModelError
-from wrpo_ray.models import local_model
 from wrpo_ray.schema import Prompt, Response, ResponseWithLogps, Split, to_table
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage import ledger
 from wrpo_ray.storage.ledger import Commit, Finished, QuarantinedRow, Shard
 from wrpo_ray.storage.location import Location, locate
-from wrpo_ray.storage.tables import read_rows
 
 log = logging.getLogger(__name__)
 _MAX_NAMED = 10
@@ -73,45 +76,50 @@ class SamplingWorker:
     ) -> None:
         self.folder, self.model, self.row_type = locate(folder), model, row_type
         # Here and not in the engine: a download of hours must not count as its start.
-        if isinstance(model, ModelFiles):
-            local_model(model.path)
-        self.prompts = {prompt.prompt_id: prompt for prompt in read_rows(locate(prompts), Prompt)}
+        bring(model)
+        self.prompts = PromptReader(locate(prompts))
         self.engine = SupervisedEngine(make, "generate", f"sample {model.name}", faults)
 
     def shard(self, description: dict[str, Any]) -> Shard:
         """See data.shards.ShardWorker."""
-        return Shard(description["number"], tuple(description["prompt_ids"]))
+        return described_shard(description, self.prompts.ids(description["path"], description["splits"]))
 
     def commit(self, shard: Shard, description: dict[str, Any]) -> Commit:
         """See data.shards.ShardWorker."""
-        started_before = self.engine.num_starts
-        outcomes = dict(zip(shard.items, self.engine.run([self.prompts[item] for item in shard.items]), strict=True))
+        counts: Counter[str] = Counter(engine_starts=0)
+        asked = self.asked(shard, description)
+        outcomes = dict(zip(shard.items, self.engine.run(asked, counts, shard.number), strict=True))
         set_aside = [
             QuarantinedRow(item, outcome.code, outcome.attempts, outcome.error)
             for item, outcome in outcomes.items()
             if isinstance(outcome, SetAside)
         ]
         drawn = {item: outcome for item, outcome in outcomes.items() if not isinstance(outcome, SetAside)}
-        require_all_samples(self.model, drawn)
+        require_all_samples(self.model, asked, drawn)
         responses = [response for group in drawn.values() for response in group]
-        counts = response_counts(responses) | self.engine.take_counts()
-        counts |= {"engine_starts": self.engine.num_starts - started_before}
-        return ledger.commit(self.folder, shard, to_table(responses, self.row_type), drawn, set_aside, counts)
+        counted = response_counts(responses) | dict(counts)
+        return ledger.commit(self.folder, shard, to_table(responses, self.row_type), drawn, set_aside, counted)
+
+    def asked(self, shard: Shard, description: dict[str, Any]) -> list[Prompt]:
+        """Return the prompts of the shard, in its order."""
+        return self.prompts.of(shard.items)
 
 
-def require_all_samples(model: SourceConfig, drawn: Mapping[str, Sequence[Response]]) -> None:
-    """Raise ModelError unless each prompt has its own num_samples responses, one per sample index, in order."""
-    expected = list(range(model.sampling.num_samples))
+def require_all_samples(model: SourceConfig, asked: Sequence[Prompt], drawn: Mapping[str, Sequence[Response]]) -> None:
+    """Raise ModelError unless each prompt in `drawn` has its own responses, one per sample asked for, in that order."""
+    expected = {
+        prompt.prompt_id: [(prompt.prompt_id, index) for index in sample_indices(prompt, model.sampling.num_samples)]
+        for prompt in asked
+    }
     wrong = [
         prompt_id
         for prompt_id, responses in drawn.items()
-        if [response.sample_index for response in responses if response.prompt_id == prompt_id] != expected
-        or len(responses) != len(expected)
+        if [(response.prompt_id, response.sample_index) for response in responses] != expected[prompt_id]
     ]
     if wrong:
-        found = len(drawn[wrong[0]])
+        found, wanted = len(drawn[wrong[0]]), len(expected[wrong[0]])
         raise ModelError(
-            f"sample {model.name}: the engine gave {found} responses to prompt {wrong[0]}, {len(expected)} were asked"
+            f"sample {model.name}: the engine gave {found} responses to prompt {wrong[0]}, {wanted} were asked"
             f" for; {len(wrong)} prompts are wrong: {', '.join(wrong[:_MAX_NAMED])}",
             code="WRPO-E006",
             help="this is a fault of the engine, not of the prompts; nothing of this shard was stored",
@@ -135,22 +143,26 @@ def sample(job: SamplingJob, folder: Location) -> StepResult:
     A prompt without responses (too long, refused by the chat template, or fatal to the engine) is set aside with its
     code. Raises DataError when there is no prompt, and what data.shards.run_shards raises.
     """
-    selected = [prompt.prompt_id for prompt in read_rows(job.prompts, Prompt) if prompt.split in job.splits]
-    if not selected:
+    num_samples = job.model.sampling.num_samples
+    lists = lists_of_splits(job.prompts, job.splits, num_samples)
+    if not lists:
         raise DataError(
             f"no prompt of the splits {', '.join(job.splits)} for {job.model.name}",
             code="WRPO-D020",
             help="give more prompts, or change prompts.sft_fraction",
         )
+    shards, describe = range_shards(folder, lists, job.model.resources.prompts_per_shard)
+    num_prompts = sum(each.num_items for each in lists)
     work = ShardedWork(
         title=f"sample {job.model.name}",
         folder=folder,
-        shards=ledger.planned(folder, selected, job.model.resources.prompts_per_shard),
-        num_rows=len(selected),
+        shards=shards,
+        num_rows=num_prompts,
         resources=job.model.resources,
         faults=job.faults,
         rows=job.rows,
-        describe=_describe,
+        describe=lambda shard: describe(shard) | {"splits": list(job.splits)},
+        shards_in_flight=of_sampling(job.model, len(shards), num_prompts * num_samples),
     )
     arguments = {
         "folder": str(folder),
@@ -161,8 +173,8 @@ def sample(job: SamplingJob, folder: Location) -> StepResult:
         "row_type": job.row_type,
     }
     finished = run_shards(work, SamplingWorker, arguments)
-    summary = _summary(work, finished)
-    if len(finished.quarantined) == work.num_rows:
+    summary = sampling_summary(work, finished)
+    if finished.num_set_aside == work.num_rows:
         raise ModelError(
             f"{work.title}: none of the {work.num_rows} prompts has a response: {summary['quarantined']}",
             code="WRPO-M031",
@@ -172,21 +184,26 @@ def sample(job: SamplingJob, folder: Location) -> StepResult:
     return StepResult(finished.files, summary)
 
 
-def _describe(shard: Shard) -> dict[str, Any]:
-    return {"number": shard.number, "prompt_ids": shard.items}
+def sampling_summary(work: ShardedWork, finished: Finished) -> dict[str, Any]:
+    """Return what a sampling step says of itself.
 
-
-def _summary(work: ShardedWork, finished: Finished) -> dict[str, Any]:
-    without = finished.quarantined
-    if without:
-        shown = ", ".join(row.item for row in without[:_MAX_NAMED])
-        log.warning("%s: %d prompts have no response: %s", work.title, len(without), shown)
+    prefix_cache_hit_rate: share of the prompt tokens of all requests that the engine did not compute again.
+    """
+    if finished.num_set_aside:
+        shown = ", ".join(row.item for row in finished.first_set_aside)
+        log.warning("%s: %d prompts have no response: %s", work.title, finished.num_set_aside, shown)
     counts = dict(finished.counts)
     reasons = {name.removeprefix(_REASON): counts.pop(name) for name in list(counts) if name.startswith(_REASON)}
     return {
         "num_prompts": work.num_rows,
-        "num_prompts_without_response": len(without),
-        "quarantined": dict(sorted(Counter(row.code for row in without).items())),
+        "num_prompts_without_response": finished.num_set_aside,
+        "quarantined": dict(finished.set_aside),
         "finish_reasons": dict(sorted(reasons.items())),
         **counts,
+        **_hit_rate(counts),
     }
+
+
+def _hit_rate(counts: Mapping[str, int]) -> dict[str, float]:
+    cached, num_tokens = counts.get("num_cached_prompt_tokens"), counts.get("num_prompt_tokens")
+    return {} if cached is None or not num_tokens else {"prefix_cache_hit_rate": round(cached / num_tokens, 4)}

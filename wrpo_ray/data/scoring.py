@@ -11,61 +11,76 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from wrpo_ray.config import FaultsConfig, ResourcesConfig, RewardConfig, RowsConfig, VerifierRewardConfig
+from wrpo_ray.data.in_flight import of_scoring
+from wrpo_ray.data.model_files import bring
+from wrpo_ray.data.prompt_reader import PromptReader
+from wrpo_ray.data.reward_notes import MIN_ANSWERS_TO_DIFFER, RewardNotes, reward_notes
 from wrpo_ray.data.sharded_work import ShardedWork
 from wrpo_ray.data.shards import run_shards
 from wrpo_ray.engines.protocol import Answer, Scorer, SetAside
 from wrpo_ray.engines.scorers import load_scorer
 from wrpo_ray.engines.supervisor import SupervisedEngine
 from wrpo_ray.errors import ModelError
-from wrpo_ray.schema import Prompt, Response, ScoredResponse, to_table
+from wrpo_ray.schema import Response, ScoredResponse, to_table
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage import ledger
 from wrpo_ray.storage.ledger import Commit, Finished, QuarantinedRow, Shard
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry
-from wrpo_ray.storage.tables import parquet_entries, read_file, read_rows, read_verified
+from wrpo_ray.storage.tables import parquet_entries, read_file
 
 log = logging.getLogger(__name__)
 # A rule costs next to nothing; it must not wait for a whole CPU beside an engine.
 _VERIFIER_RESOURCES = ResourcesConfig(num_cpus=0.5)
 _NOT_FINITE = "reward_not_finite"
-# Fewer different answers may share a reward by chance or rounding.
-_MIN_ANSWERS_TO_DIFFER = 32
 
 
 @dataclass(frozen=True)
 class FileShard(Shard):
-    """A file of responses as one shard: named by its content, with its rows as items."""
+    """A file of responses as one shard, named by its content; its rows are the items, which its worker reads."""
 
     sha256: str
+    num_rows: int
 
     @property
     def name(self) -> str:
         return Shard(self.number, (self.sha256,)).name
 
+    @property
+    def num_items(self) -> int:
+        return self.num_rows
+
 
 class ScoringWorker:
     """Turns a file of responses into a file of scored responses."""
 
-    def __init__(self, folder: str, prompts: str, title: str, faults: FaultsConfig, make: Callable[[], Scorer]) -> None:
+    def __init__(
+        self,
+        folder: str,
+        prompts: str,
+        title: str,
+        faults: FaultsConfig,
+        make: Callable[[], Scorer],
+        reward: RewardConfig | None = None,
+    ) -> None:
         self.folder, self.title = locate(folder), title
-        self.prompts = {prompt.prompt_id: prompt for prompt in read_rows(locate(prompts), Prompt)}
+        # Here and not in the engine: a download of hours must not count as its start.
+        bring(reward)
+        self.prompts = PromptReader(locate(prompts))
         self.engine = SupervisedEngine(make, "score", title, faults)
 
     def shard(self, description: dict[str, Any]) -> FileShard:
         """See data.shards.ShardWorker."""
-        return FileShard(description["number"], (), description["entry"]["sha256"])
+        entry = FileEntry(**description["entry"])
+        return FileShard(description["number"], (), entry.sha256, entry.num_rows or 0)
 
     def commit(self, shard: Shard, description: dict[str, Any]) -> Commit:
         """See data.shards.ShardWorker."""
-        started_before = self.engine.num_starts
+        counts: Counter[str] = Counter(engine_starts=0)
         entry = FileEntry(**description["entry"])
         responses = {response_key(row): row for row in read_file(locate(description["step"]), entry, Response)}
-        rewards = self._rewards(list(responses.values()))
+        rewards = self._rewards(list(responses.values()), counts, shard.number)
         scored, set_aside = [], []
         for (key, response), reward in zip(responses.items(), rewards, strict=True):
             if isinstance(reward, SetAside):
@@ -73,13 +88,16 @@ class ScoringWorker:
             else:
                 scored.append(_scored(response, reward))
         done = set(responses) - {row.item for row in set_aside}
-        counts = {"num_responses": len(scored), "engine_starts": self.engine.num_starts - started_before}
+        counted = {"num_responses": len(scored)} | dict(counts)
         whole = dataclasses.replace(shard, items=tuple(responses))
-        return ledger.commit(self.folder, whole, to_table(scored, ScoredResponse), done, set_aside, counts)
+        table, notes = to_table(scored, ScoredResponse), reward_notes(scored)
+        return ledger.commit(self.folder, whole, table, done, set_aside, counted, notes)
 
-    def _rewards(self, responses: Sequence[Response]) -> list[float | SetAside]:
-        answers = [Answer(self.prompts[response.prompt_id], response.text) for response in responses]
-        rewards = self.engine.run(answers)
+    def _rewards(self, responses: Sequence[Response], counts: Counter[str], rank: int) -> list[float | SetAside]:
+        asked = self.prompts.of(list(dict.fromkeys(response.prompt_id for response in responses)))
+        by_id = {prompt.prompt_id: prompt for prompt in asked}
+        answers = [Answer(by_id[response.prompt_id], response.text) for response in responses]
+        rewards = self.engine.run(answers, counts, rank)
         return [reward if isinstance(reward, SetAside) else finite_reward(reward, self.title) for reward in rewards]
 
 
@@ -117,26 +135,39 @@ def score(
     files = [(step, entry) for step in responses for entry in parquet_entries(step)]
     digest = ledger.items_digest(entry.sha256 for _, entry in files)
     ledger.stored_plan(folder, digest, [entry.num_rows or 0 for _, entry in files])
-    shards = [
-        FileShard(number, (entry.sha256,) * (entry.num_rows or 0), entry.sha256)
-        for number, (_, entry) in enumerate(files)
-    ]
+    shards = [FileShard(number, (), entry.sha256, entry.num_rows or 0) for number, (_, entry) in enumerate(files)]
     title = f"score {', '.join(step.key.split('/')[-2] for step in responses)}"
+    num_rows = sum(shard.num_items for shard in shards)
     work = ShardedWork(
         title=title,
         folder=folder,
         shards=shards,
-        num_rows=sum(len(shard.items) for shard in shards),
+        num_rows=num_rows,
+        shards_in_flight=of_scoring(reward, len(shards), num_rows),
         resources=_VERIFIER_RESOURCES if isinstance(reward, VerifierRewardConfig) else reward.resources,
         faults=faults,
         rows=rows,
         describe=functools.partial(_describe, files),
         judge=functools.partial(_require_working_model, title, rows.max_reward_not_finite_fraction),
     )
+    notes = RewardNotes()
+    work = dataclasses.replace(work, on_commit=lambda commit: notes.add(_notes_of(folder, commit)))
     make = functools.partial(make_scorer, reward)
-    arguments = {"folder": str(folder), "prompts": str(prompts), "title": title, "faults": faults, "make": make}
+    arguments = {
+        "folder": str(folder),
+        "prompts": str(prompts),
+        "title": title,
+        "faults": faults,
+        "make": make,
+        "reward": reward,
+    }
     finished = run_shards(work, ScoringWorker, arguments)
-    return StepResult(finished.files, _summary(work, finished, reward))
+    return StepResult(finished.files, _summary(work, finished, reward, notes))
+
+
+def _notes_of(folder: Location, commit: Commit) -> Mapping[str, Any]:
+    """Commits of older versions have none."""
+    return commit.notes or reward_notes(read_file(folder, commit.file, ScoredResponse))
 
 
 def _describe(files: Sequence[tuple[Location, FileEntry]], shard: Shard) -> dict[str, Any]:
@@ -167,33 +198,16 @@ def _scored(response: Response, reward: float) -> ScoredResponse:
     )
 
 
-def _summary(work: ShardedWork, finished: Finished, reward: RewardConfig) -> dict[str, Any]:
-    rewards, num_texts = _rewards_of(work.folder, finished.files)
-    num_distinct = int(np.unique(rewards).size)
-    if not isinstance(reward, VerifierRewardConfig) and num_distinct == 1 and num_texts >= _MIN_ANSWERS_TO_DIFFER:
+def _summary(work: ShardedWork, finished: Finished, reward: RewardConfig, notes: RewardNotes) -> dict[str, Any]:
+    if not isinstance(reward, VerifierRewardConfig) and notes.only_reward is not None:
         log.warning(
-            "%s: all of %d different responses have the reward %g; the reward model tells nothing apart",
-            work.title, num_texts, rewards[0],
+            "%s: all of at least %d different responses have the reward %g; the reward model tells nothing apart",
+            work.title, MIN_ANSWERS_TO_DIFFER, notes.only_reward,
         )  # fmt: skip
-    codes = Counter(row.code for row in finished.quarantined)
     return {
         **finished.counts,
-        "num_not_finite": codes[_NOT_FINITE],
-        "num_distinct_rewards": num_distinct,
-        "mean_reward": math.fsum(rewards) / len(rewards) if len(rewards) else None,
-        "quarantined": dict(sorted(codes.items())),
+        "num_not_finite": finished.set_aside.get(_NOT_FINITE, 0),
+        "num_distinct_rewards": notes.num_distinct,
+        "mean_reward": notes.mean,
+        "quarantined": dict(finished.set_aside),
     }
-
-
-def _rewards_of(folder: Location, files: Sequence[FileEntry]) -> tuple[np.ndarray, int]:
-    """Return all rewards, and how many different texts were seen, counted up to the number that matters."""
-    columns = pa.schema([ScoredResponse.SCHEMA.field(name) for name in ("text", "reward")])
-    rewards: list[np.ndarray] = []
-    texts: set[str] = set()
-    for entry in files:
-        if entry.num_rows is not None:
-            table = read_verified(folder, entry, columns)
-            rewards.append(table["reward"].to_numpy())
-            if len(texts) < _MIN_ANSWERS_TO_DIFFER:
-                texts.update(table["text"].to_pylist())
-    return np.concatenate(rewards) if rewards else np.zeros(0), len(texts)

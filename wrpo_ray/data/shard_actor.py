@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,7 +17,7 @@ from wrpo_ray.storage.location import locate
 
 
 class ShardWorker(Protocol):
-    """What an actor does with a shard."""
+    """What an actor does with a shard; threads call it at the same time, each with a shard of its own."""
 
     engine: SupervisedEngine
 
@@ -29,18 +31,25 @@ class ShardWorker(Protocol):
 
 
 class ShardActor:
-    """What Ray Data calls: a batch of one shard in, one small row about it out."""
+    """What Ray Data calls, from several threads: a batch of one shard in, one small row about it out."""
 
     def __init__(self, make_worker: Callable[..., ShardWorker], arguments: dict[str, Any], folder: str) -> None:
         redact_logs()
         # Kept small: an error in a constructor counts as the death of the actor, one in a call reaches the driver.
         self.make_worker, self.arguments, self.folder = make_worker, arguments, folder
         self.worker: ShardWorker | None = None
+        self._making = threading.Lock()
+        _INSTANCES.add(self)
+
+    def close(self) -> None:
+        """End the engine; nothing of it is left when this returns."""
+        if self.worker is not None:
+            self.worker.engine.close()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Commit the shard in `batch`, unless somebody has done so, and report what became of it."""
         started = time.monotonic()
-        self.worker = worker = self.worker or self.make_worker(**self.arguments)
+        worker = self._made_worker()
         description = json.loads(str(batch["description"][0]))
         shard = worker.shard(description)
         commit = self._found(shard) or worker.commit(shard, description)
@@ -54,6 +63,11 @@ class ShardActor:
             "seconds": [seconds],
         }
 
+    def _made_worker(self) -> ShardWorker:
+        with self._making:
+            self.worker = self.worker or self.make_worker(**self.arguments)
+            return self.worker
+
     def _found(self, shard: Shard) -> Commit | None:
         """A call may be made again after it has done its work, when its answer was lost with a node."""
         try:
@@ -64,5 +78,13 @@ class ShardActor:
     def __del__(self) -> None:
         # Ray Data deletes the instance before it ends the actor.
         if getattr(self, "worker", None) is not None:
-            assert self.worker is not None
-            self.worker.engine.close()
+            self.close()
+
+
+_INSTANCES: weakref.WeakSet[ShardActor] = weakref.WeakSet()
+
+
+def close_engines(_replica: object) -> None:
+    """End the engines of this process; Ray Data keeps its instance to itself (data.replicas)."""
+    for instance in list(_INSTANCES):
+        instance.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 from wrpo_ray.config import FaultsConfig, ResourcesConfig, RowsConfig
 from wrpo_ray.data.budget import Judge, no_judge
-from wrpo_ray.storage.ledger import Shard
+from wrpo_ray.storage.ledger import Commit, Shard
 from wrpo_ray.storage.location import Location
 
 
@@ -19,6 +19,7 @@ class ShardedWork:
     num_rows: rows of the whole step, of which the budget is a share. describe: JSON values that tell a worker its
     shard. judge: asked before the step is stopped because of the rows set aside, and when it ends.
     shards_in_flight: how many one replica works on at a time, so that its engine never drains between two of them.
+    on_commit: gets every commit, in the order of the shards, when the step ends.
     """
 
     title: str
@@ -31,3 +32,4 @@ class ShardedWork:
     describe: Callable[[Shard], dict[str, Any]]
     judge: Judge = no_judge
     shards_in_flight: int = 1
+    on_commit: Callable[[Commit], None] = lambda commit: None

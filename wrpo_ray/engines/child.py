@@ -1,7 +1,9 @@
 """The process that an engine lives in; started by `engines.process`, and by nobody else.
 
-It is told once how to make the engine, then gets batches one by one. Messages to the supervisor are tuples:
-("started",), ("progress",), ("done", outcomes, counts), ("raised", WrpoError), ("failed", error text, still usable).
+It is told once how to make the engine, then gets numbered batches, several of them before the first is answered.
+Messages to the supervisor are tuples: ("started",), ("progress",), ("done", number, outcomes, counts),
+("raised", number, WrpoError), ("raised", WrpoError) for all batches, ("failed", number, error text),
+("broken", error text) when the engine cannot go on.
 An exception while the engine starts ends the process, so that its traceback is the last thing on stderr.
 """
 
@@ -51,6 +53,8 @@ def _guard(connection_fd: int, life_fd: int) -> None:
 
 def serve(connection: Connection) -> None:
     """Make the engine that the first message describes, then answer batches until told to stop."""
+    from wrpo_ray.engines.protocol import StreamingEngine
+    from wrpo_ray.engines.streaming import Streaming
     from wrpo_ray.errors import WrpoError
 
     make, method = connection.recv()
@@ -60,28 +64,41 @@ def serve(connection: Connection) -> None:
         connection.send(("raised", error))
         return
     connection.send(("started",))
-    progress = _Reporter(connection)
-    try:
-        while (batch := connection.recv()) is not None:
-            connection.send(_answer(engine, method, batch, progress))
-    except EOFError:
-        log.info("the supervisor is gone")
+    report = _Reporter(connection)
+    if isinstance(engine, StreamingEngine):
+        Streaming(engine, connection, report).run()
+    else:
+        _one_by_one(engine, method, connection, report)
     engine.close()
 
 
-def _answer(engine: Any, method: str, batch: Any, progress: _Reporter) -> tuple[Any, ...]:
+def _one_by_one(engine: Any, method: str, connection: Connection, report: _Reporter) -> None:
+    """Answer each batch before the next is read; that one waits in the pipe, so the engine need not wait for it."""
+    try:
+        while (message := connection.recv()) is not None:
+            number, rows = message
+            answer = _answer(engine, method, number, rows, report)
+            connection.send(answer)
+            if answer[0] == "broken":
+                return
+    except EOFError:
+        log.info("the supervisor is gone")
+
+
+def _answer(engine: Any, method: str, number: int, rows: Any, report: _Reporter) -> tuple[Any, ...]:
     from wrpo_ray.errors import WrpoError
 
     try:
-        outcomes = getattr(engine, method)(batch, progress)
+        outcomes = getattr(engine, method)(rows, report)
         # See protocol.CountingEngine.
-        return ("done", outcomes, getattr(engine, "take_counts", dict)())
+        return ("done", number, outcomes, getattr(engine, "take_counts", dict)())
     except WrpoError as error:
-        return ("raised", error)
+        return ("raised", number, error)
     except Exception as error:
         # The border of a process: whatever an engine raises must reach the supervisor, which decides about the rows.
-        log.exception("a batch of %d rows failed", len(batch))
-        return ("failed", f"{type(error).__name__}: {error}", engine.is_usable())
+        log.exception("a batch of %d rows failed", len(rows))
+        text = f"{type(error).__name__}: {error}"
+        return ("failed", number, text) if engine.is_usable() else ("broken", text)
 
 
 class _Reporter:

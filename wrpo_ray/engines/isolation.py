@@ -17,23 +17,38 @@ _HOPELESS_ROWS = 4
 
 
 class BatchFailedError(Exception):
-    """A batch killed its engine (`engine_crash`) or made it hang (`engine_timeout`)."""
+    """A batch killed its engine (`engine_crash`) or made it hang (`engine_timeout`).
 
-    def __init__(self, code: str, error: str) -> None:
+    in_company: the engine worked on other batches too, so any of them may be to blame.
+    """
+
+    def __init__(self, code: str, error: str, in_company: bool = False) -> None:
         super().__init__(error)
-        self.code, self.error = code, error
+        self.code, self.error, self.in_company = code, error, in_company
 
 
 def run_isolated(
-    rows: Sequence[Row], attempt: Callable[[Sequence[Row]], list[Outcome]], title: str
+    rows: Sequence[Row],
+    attempt: Callable[[Sequence[Row]], list[Outcome]],
+    title: str,
+    failed: BatchFailedError | None = None,
 ) -> list[Outcome | SetAside]:
     """Return one outcome per row, in order; a row that kills the engine by itself is set aside.
 
     attempt: gives one outcome per row, or raises BatchFailedError. For one such row among n it fails at most
     3 + ceil(log2(n)) times: the whole batch twice, one half of each size once, the row alone twice.
+    failed: the first of these failures, when the whole batch has been tried already; in company it says nothing of
+    a single row, and is not counted against it.
     Raises ModelError when no batch of whatever size succeeds, and when an attempt gives too many or too few outcomes.
     """
-    return _Search(attempt, title).outcomes(rows)
+    counted = [failed] if failed and not (failed.in_company and len(rows) == 1) else []
+    return _Search(attempt, title).outcomes(rows, failures=counted)
+
+
+def require_one_each(outcomes: Sequence[object], rows: Sequence[object], title: str) -> None:
+    """Raise ModelError unless there is one outcome per row."""
+    if len(outcomes) != len(rows):
+        raise ModelError(f"{title}: the engine gave {len(outcomes)} results for {len(rows)} rows", code="WRPO-E005")
 
 
 @dataclass
@@ -43,17 +58,19 @@ class _Search(Generic[Row, Outcome]):
     num_done: int = 0
     num_set_aside: int = 0
 
-    def outcomes(self, rows: Sequence[Row], failed_before: int = 0) -> list[Outcome | SetAside]:
+    def outcomes(
+        self, rows: Sequence[Row], failed_before: int = 0, failures: Sequence[BatchFailedError] = ()
+    ) -> list[Outcome | SetAside]:
         # A death may have nothing to do with the rows, so the whole batch and a single row get a second chance.
         # A pair needs none: both of its rows get theirs.
         tries = _TRIES if len(rows) == 1 or (failed_before == 0 and len(rows) > 2) else 1
-        failures: list[BatchFailedError] = []
+        failures = list(failures)
         while len(failures) < tries:
             try:
                 return self._try(rows)
             except BatchFailedError as failure:
                 failures.append(failure)
-        num_failed = failed_before + tries
+        num_failed = failed_before + len(failures)
         if len(rows) == 1:
             return [self._set_aside(failures[-1], num_failed)]
         middle = (len(rows) + 1) // 2
@@ -61,10 +78,7 @@ class _Search(Generic[Row, Outcome]):
 
     def _try(self, rows: Sequence[Row]) -> list[Outcome | SetAside]:
         outcomes = self.attempt(rows)
-        if len(outcomes) != len(rows):
-            raise ModelError(
-                f"{self.title}: the engine gave {len(outcomes)} results for {len(rows)} rows", code="WRPO-E005"
-            )
+        require_one_each(outcomes, rows, self.title)
         self.num_done += len(rows)
         return list(outcomes)
 

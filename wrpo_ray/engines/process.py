@@ -16,6 +16,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from wrpo_ray.engines.groups import group_environment
 from wrpo_ray.redaction import redacted
 
 _TAIL_LINES = 80
@@ -52,7 +53,7 @@ class EngineProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | group_environment(),
         )
         theirs.close()
         os.close(life_read)
@@ -61,6 +62,7 @@ class EngineProcess:
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         self._reader = threading.Thread(target=self._keep_tail, daemon=True)
         self._reader.start()
+        self._sending, self._killing = threading.Lock(), threading.Lock()
         self.send((make, method))
 
     @property
@@ -69,8 +71,8 @@ class EngineProcess:
         return self._child.pid
 
     def send(self, message: Any) -> None:
-        """Send one object; when the child is gone, the next `receive` says so."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        """Send one object, from any thread; when the child is gone, the next `receive` says so."""
+        with self._sending, contextlib.suppress(OSError):
             self._connection.send(message)
 
     def receive(self, timeout_s: float) -> Message | None:
@@ -93,6 +95,8 @@ class EngineProcess:
 
     def close(self) -> None:
         """Let the engine shut down, then end what is left of it."""
+        if self._life is None:
+            return
         self.send(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(timeout=_CLOSE_S)
@@ -103,16 +107,19 @@ class EngineProcess:
         return (_SECOND_HAND.search(text) and _own_error(self._tail)) or shortened(text)
 
     def kill(self) -> None:
-        """End the child and everything that it started, at once."""
-        if self._life is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.wait()
-        os.close(self._life)
-        self._life = None
-        self._connection.close()
-        self._reader.join(timeout=2.0)
+        """End the child and everything that it started, at once; any thread may."""
+        with self._killing:
+            if self._life is None:
+                return
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait()
+            os.close(self._life)
+            self._life = None
+            # Who is still sending gets an error from the pipe now and lets go of it.
+            with self._sending:
+                self._connection.close()
+            self._reader.join(timeout=2.0)
 
     def _keep_tail(self) -> None:
         assert self._child.stdout is not None

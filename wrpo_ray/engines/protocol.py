@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.errors import DataError
@@ -48,6 +48,47 @@ class CountingEngine(Engine, Protocol):
 
     def take_counts(self) -> dict[str, int]:
         """Return what was counted since this was last called."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """A finished batch of a StreamingEngine: one outcome per row, and numbers for the step's summary."""
+
+    number: int
+    outcomes: list[Any]
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRefused:
+    """A batch that a StreamingEngine could not take; it goes on with the others."""
+
+    number: int
+    error: str
+
+
+@runtime_checkable
+class StreamingEngine(Engine, Protocol):
+    """An engine that works on several batches at once, so that it does not drain between them; engines need not be one.
+
+    An exception in `prepared` concerns that batch alone, any other ends the work on all of them.
+    """
+
+    def prepared(self, rows: Sequence[Any]) -> Any:
+        """Return what `add` takes; called in another thread while the engine works."""
+        ...
+
+    def add(self, number: int, prepared: Any) -> None:
+        """Take in a batch, to be begun behind those that are there."""
+        ...
+
+    def is_busy(self) -> bool:
+        """Tell whether a batch is not finished yet."""
+        ...
+
+    def step(self) -> list[BatchDone | BatchRefused]:
+        """Do a little work, and return the batches that ended with it."""
         ...
 
 

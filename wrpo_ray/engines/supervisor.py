@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from wrpo_ray.config import FaultsConfig
-from wrpo_ray.engines.isolation import BatchFailedError, run_isolated
+from wrpo_ray.engines.exchange import EngineGoneError, Exchange
+from wrpo_ray.engines.isolation import BatchFailedError, require_one_each, run_isolated
 from wrpo_ray.engines.process import EngineDiedError, EngineProcess
 from wrpo_ray.engines.protocol import Engine
-from wrpo_ray.errors import ModelError
+from wrpo_ray.engines.turns import Turns
+from wrpo_ray.errors import InterruptedRunError, ModelError, WrpoError
 
 log = logging.getLogger(__name__)
 
 
 class SupervisedEngine:
-    """An engine that may die: `run` gives every row its outcome all the same.
+    """An engine that may die: `run` gives every row its outcome all the same. Threads may call it at the same time.
 
     make: picklable, returns the engine. The engine starts with the first batch, and not before.
     """
@@ -28,63 +32,64 @@ class SupervisedEngine:
     ) -> None:
         self.make, self.method, self.title, self.faults = make, method, title, faults
         self.num_starts = 0
-        self._counts: Counter[str] = Counter()
-        self._process: EngineProcess | None = None
+        self._turns = Turns()
+        self._starting = threading.Lock()
+        self._running: Exchange | None = None
+        self._no_start: WrpoError | None = None
+        self._is_closed = False
 
-    def run(self, rows: Sequence[Any]) -> list[Any]:
+    def run(self, rows: Sequence[Any], counts: Counter[str] | None = None, rank: int = 0) -> list[Any]:
         """Return one outcome of the engine's method per row, in order; SetAside for a row that ends the engine.
 
+        counts: what was counted for this batch is added to it, `engine_starts` and what the engine counts itself.
+        When the engine ends with several batches in it, each of them is tried again alone, the lowest `rank` first.
         Raises ModelError when the engine cannot be started or ends on every row, and any WrpoError of the engine.
         """
-        return run_isolated(rows, self._attempt, self.title) if rows else []
-
-    def take_counts(self) -> dict[str, int]:
-        """Return what the engine counted in finished batches since this was last called; see CountingEngine."""
-        counts, self._counts = dict(self._counts), Counter()
-        return counts
+        if not rows:
+            return []
+        attempt = functools.partial(self._attempt, Counter() if counts is None else counts)
+        with self._turns.turn(rank) as turn:
+            try:
+                return attempt(rows)
+            except BatchFailedError as failure:
+                turn.be_alone()
+                return run_isolated(rows, attempt, self.title, failure)
 
     def close(self) -> None:
-        """Shut the engine down; nothing of it is left when this returns."""
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        """Shut the engine down for good; nothing of it is left when this returns."""
+        self._is_closed = True
+        if self._running is not None:
+            self._running.close()
 
-    def _attempt(self, rows: Sequence[Any]) -> list[Any]:
-        process = self._process or self._started()
-        process.send(list(rows))
-        try:
-            return self._outcomes(process)
-        except EngineDiedError as error:
-            self._discard(f"ended while it worked on {len(rows)} rows: {error}")
-            raise BatchFailedError("engine_crash", str(error)) from error
-
-    def _outcomes(self, process: EngineProcess) -> list[Any]:
+    def _attempt(self, counts: Counter[str], rows: Sequence[Any]) -> list[Any]:
         while True:
-            match process.receive(self.faults.stall_timeout_s):
-                case ("progress",):
-                    continue
-                case ("done", outcomes, counts):
-                    self._counts.update(counts)
-                    return outcomes
-                case ("raised", error):
-                    raise error
-                case ("failed", text, usable):
-                    reason = process.reason(text)
-                    if not usable:
-                        self._discard(f"cannot go on: {reason}")
-                    raise BatchFailedError("engine_crash", reason)
-                case _:
-                    reason = f"no engine step ended for {self.faults.stall_timeout_s:g} s"
-                    self._discard(reason)
-                    raise BatchFailedError("engine_timeout", reason)
+            try:
+                outcomes, counted = self._engine(counts).answer(rows)
+            except EngineGoneError:
+                continue
+            counts.update(counted)
+            require_one_each(outcomes, rows, self.title)
+            return outcomes
 
-    def _discard(self, why: str) -> None:
+    def _engine(self, counts: Counter[str]) -> Exchange:
+        """Return the running engine, started if need be; one that could not start is not tried again."""
+        with self._starting:
+            if self._is_closed:
+                raise InterruptedRunError(f"{self.title}: the replica was told to end")
+            if self._no_start is not None:
+                raise self._no_start
+            if self._running is None or self._running.has_ended():
+                try:
+                    self._running = Exchange(self._started(counts), self.faults.stall_timeout_s, self._warn)
+                except WrpoError as error:
+                    self._no_start = error
+                    raise
+            return self._running
+
+    def _warn(self, why: str) -> None:
         log.warning("%s: engine start %d %s", self.title, self.num_starts, why)
-        assert self._process is not None
-        self._process.kill()
-        self._process = None
 
-    def _started(self) -> EngineProcess:
+    def _started(self, counts: Counter[str]) -> EngineProcess:
         """Start the engine, with a bounded number of tries; an error of ours cannot get better and is not tried again.
 
         A child that was just killed may hold its GPU memory for a moment longer, hence the pauses.
@@ -92,11 +97,13 @@ class SupervisedEngine:
         attempts = self.faults.engine_start_attempts
         for attempt in range(1, attempts + 1):
             self.num_starts += 1
-            self._process = EngineProcess(self.make, self.method)
-            reason = self._wait_until_started(self._process)
+            counts["engine_starts"] += 1
+            process = EngineProcess(self.make, self.method)
+            reason = self._wait_until_started(process)
             if reason is None:
-                return self._process
-            self._discard(f"failed: {reason}")
+                return process
+            self._warn(f"failed: {reason}")
+            process.kill()
             if attempt < attempts:
                 time.sleep(attempt)
         raise ModelError(
@@ -112,7 +119,8 @@ class SupervisedEngine:
                 case ("started",):
                     return None
                 case ("raised", error):
-                    self._discard(f"refused: {error}")
+                    self._warn(f"refused: {error}")
+                    process.kill()
                     raise error
                 case _:
                     return f"not ready after {self.faults.engine_start_timeout_s:g} s"

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wrpo_ray.config import EngineConfig, ModelFiles
-from wrpo_ray.engines.protocol import Progress
+from wrpo_ray.engines.groups import given_group
 from wrpo_ray.models import local_model
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 # Measured on 2 cores: in-process start takes 15 s instead of 47 s. The KV cache of a CPU engine is sized in GiB.
 # Without a GPU vLLM pins its threads to cores; replicas that share a machine would pin themselves to the same ones.
-_CPU_ENVIRONMENT = {
+CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -31,20 +29,25 @@ def start_engine(files: ModelFiles, engine: EngineConfig, num_gpus: float, **arg
     """Return a started engine; `arguments` are further vLLM arguments of the caller (runner, seed).
 
     More than one GPU means worker processes of one node ("mp"): Ray then counts the GPUs on the actor itself, and
-    nothing is left reserved when the actor ends. With Ray's own executor each pipeline would keep its placement group
-    (https://github.com/ray-project/ray/issues/64035).
+    nothing is left reserved when the actor ends. Only an engine larger than a node has actors of Ray's for workers, in
+    a placement group that data.replicas removes (Ray Data's would stay: https://github.com/ray-project/ray/issues/64035).
     """
     if num_gpus == 0:
-        for name, value in _CPU_ENVIRONMENT.items():
+        for name, value in CPU_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
     from vllm import LLM
 
+    return LLM(**engine_arguments(files, engine, num_gpus), **arguments)
+
+
+def engine_arguments(files: ModelFiles, engine: EngineConfig, num_gpus: float) -> dict[str, Any]:
+    """Return vLLM's arguments of an engine, under vLLM's names."""
     world_size = engine.tensor_parallel_size * engine.pipeline_parallel_size
     defaults: dict[str, Any] = {
         "load_format": "safetensors",
         "disable_log_stats": True,
         "enable_prefix_caching": True,
-        "distributed_executor_backend": "mp" if world_size > 1 else "uni",
+        "distributed_executor_backend": _executor(world_size),
     }
     if num_gpus == 0:
         # vLLM 0.32 on a CPU cannot draw with a seed for a prompt that it reads in two pieces.
@@ -55,33 +58,22 @@ def start_engine(files: ModelFiles, engine: EngineConfig, num_gpus: float, **arg
         "tokenizer_revision": files.revision,
         "trust_remote_code": files.trust_remote_code,
     }
-    merged: dict[str, Any] = {**defaults, **engine.model_dump(exclude={"extra_args"}), **engine.extra_args, **own}
-    return LLM(**merged, **arguments)
+    return {**defaults, **engine.model_dump(exclude={"extra_args"}), **engine.extra_args, **own}
 
 
-@contextmanager
-def reporting(engine: LLM, progress: Progress) -> Iterator[None]:
-    """Call `progress` after each engine step that is made inside; what the steps do and give stays as it is."""
-    core: Any = engine.llm_engine
-    step = core.step
+def _executor(world_size: int) -> Any:
+    """Return what runs vLLM's workers: the placement group that this process was given, or processes of this node."""
+    if given_group() is not None:
+        from wrpo_ray.engines.spanning_executor import SpanningExecutor
 
-    def reported_step() -> Any:
-        outputs = step()
-        progress()
-        return outputs
-
-    core.step = reported_step
-    try:
-        yield
-    finally:
-        del core.step
+        return SpanningExecutor
+    return "mp" if world_size > 1 else "uni"
 
 
-def engine_is_usable(engine: LLM) -> bool:
-    """Tell whether the engine can go on after an exception: its core lives and no request is left half-done."""
+def engine_is_dead(engine: LLM) -> bool:
+    """Tell whether the process of the engine's core is gone."""
     resources = getattr(engine.llm_engine.engine_core, "resources", None)
-    dead = getattr(resources, "engine_dead", False)
-    return not dead and not engine.llm_engine.has_unfinished_requests()
+    return getattr(resources, "engine_dead", False)
 
 
 def stop_engine(engine: LLM) -> None:

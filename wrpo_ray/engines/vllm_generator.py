@@ -8,15 +8,16 @@ The prompt's prefix is computed once: vLLM's prefix cache serves the other K-1 r
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import ModelConfig, SamplingConfig
 from wrpo_ray.engines.protocol import Progress, SetAside
 from wrpo_ray.engines.requests import sample_indices
-from wrpo_ray.engines.vllm_engine import engine_is_usable, reporting, start_engine, stop_engine
+from wrpo_ray.engines.vllm_batches import Request, VllmBatches
+from wrpo_ray.engines.vllm_engine import start_engine
 from wrpo_ray.errors import DataError, ModelError
 from wrpo_ray.models import local_model, tokenizer_of
 from wrpo_ray.schema import Prompt, Response, ResponseWithLogps, stable_hash
@@ -33,8 +34,15 @@ def request_seed(run_seed: int, prompt_id: str, identity: str, sample_index: int
     return stable_hash("request", run_seed, prompt_id, identity, sample_index) >> 33
 
 
-class VllmGenerator:
-    """A model in vLLM; satisfies engines.protocol.Generator.
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    prompts: Sequence[Prompt]
+    set_aside: dict[int, SetAside]
+    """By position in `prompts`."""
+
+
+class VllmGenerator(VllmBatches[Prompt, _Prepared]):
+    """A model in vLLM; satisfies engines.protocol.Generator and StreamingEngine.
 
     with_logps: give responses as ResponseWithLogps. It changes no response: the sampler is asked for one more number.
     """
@@ -44,44 +52,47 @@ class VllmGenerator:
         self.model, self.run_seed, self.identity = model, run_seed, identity
         self.with_logps = with_logps
         self.chat = ChatTokenizer(tokenizer_of(model))
-        self.engine = start_engine(
+        self.max_prompt_tokens = model.engine.max_model_len - model.sampling.max_tokens
+        engine = start_engine(
             model, model.engine, model.resources.num_gpus, runner="generate", seed=run_seed, logprobs_mode=LOGPROBS_MODE
         )
-        self.max_prompt_tokens = model.engine.max_model_len - model.sampling.max_tokens
+        super().__init__(engine, model.engine.max_num_seqs)
 
     def generate(self, prompts: Sequence[Prompt], progress: Progress) -> list[list[Response] | SetAside]:
         """See engines.protocol.Generator."""
-        from vllm.inputs import TokensPrompt
+        return self.run_one(prompts, progress)
 
-        encoded = [self._encode(prompt) for prompt in prompts]
-        requests = [
-            (prompt, ids, index)
-            for prompt, ids in zip(prompts, encoded, strict=True)
-            if not isinstance(ids, SetAside)
-            for index in sample_indices(prompt, self.model.sampling.num_samples)
-        ]
-        drawn: defaultdict[str, list[Response]] = defaultdict(list)
-        if requests:
-            with reporting(self.engine, progress):
-                outputs = self.engine.generate(
-                    [TokensPrompt(prompt_token_ids=ids) for _, ids, _ in requests],
-                    [self._sampling_params(prompt.prompt_id, index) for prompt, _, index in requests],
-                    use_tqdm=False,
-                )
-            for (prompt, _, index), output in zip(requests, outputs, strict=True):
-                drawn[prompt.prompt_id].append(self._response(prompt, index, output.outputs[0]))
-        return [
-            ids if isinstance(ids, SetAside) else drawn[prompt.prompt_id]
-            for prompt, ids in zip(prompts, encoded, strict=True)
-        ]
+    def prepared(self, rows: Sequence[Prompt]) -> tuple[_Prepared, list[Request]]:
+        """See VllmBatches."""
+        requests, set_aside = [], {}
+        for position, prompt in enumerate(rows):
+            ids = self._encode(prompt)
+            if isinstance(ids, SetAside):
+                set_aside[position] = ids
+                continue
+            requests += [
+                Request(ids, self._sampling_params(prompt.prompt_id, index)) for index in self._samples(prompt)
+            ]
+        return _Prepared(rows, set_aside), requests
 
-    def is_usable(self) -> bool:
-        """See engines.protocol.Engine."""
-        return engine_is_usable(self.engine)
+    def outcomes(
+        self, prepared: _Prepared, outputs: Sequence[Any]
+    ) -> tuple[list[list[Response] | SetAside], dict[str, int]]:
+        """See VllmBatches."""
+        following = iter(outputs)
+        outcomes: list[list[Response] | SetAside] = []
+        for position, prompt in enumerate(prepared.prompts):
+            outcomes.append(
+                prepared.set_aside.get(position)
+                or [self._response(prompt, index, next(following).outputs[0]) for index in self._samples(prompt)]
+            )
+        return outcomes, {
+            "num_prompt_tokens": sum(len(output.prompt_token_ids) for output in outputs),
+            "num_cached_prompt_tokens": sum(output.num_cached_tokens or 0 for output in outputs),
+        }
 
-    def close(self) -> None:
-        """See engines.protocol.Generator."""
-        stop_engine(self.engine)
+    def _samples(self, prompt: Prompt) -> Sequence[int]:
+        return sample_indices(prompt, self.model.sampling.num_samples)
 
     def _encode(self, prompt: Prompt) -> list[int] | SetAside:
         """Return the prompt's ids, or why it gets no response."""
@@ -124,6 +135,7 @@ class VllmGenerator:
 def sampling_params(sampling: SamplingConfig, seed: int, end_token_id: int, with_logps: bool = False) -> SamplingParams:
     """Return vLLM's parameters of one request; generation stops at the template's end token and at the model's own."""
     from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
         n=1,
@@ -135,6 +147,7 @@ def sampling_params(sampling: SamplingConfig, seed: int, end_token_id: int, with
         stop=list(sampling.stop),
         stop_token_ids=[end_token_id],
         seed=seed,
+        output_kind=RequestOutputKind.FINAL_ONLY,
         # 0 asks for the drawn token's own log-prob and no other one's.
         logprobs=0 if with_logps else None,
     )
