@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,14 +30,16 @@ def connected(config: RayConfig) -> Iterator[None]:
     from ray.data import DataContext
 
     address = cluster_address(config)
+    # Ray is pinned; data.replicas has no other way to name the replicas of Ray Data's pools before 2.64.
+    warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
     # Ray Data tells the plan of every single pass; the steps of the run are enough.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if address == "local":
         ray.init(address="local", num_cpus=config.num_cpus, include_dashboard=False, log_to_driver=config.log_to_driver)
     else:
         ray.init(address=address, log_to_driver=config.log_to_driver)
-    # A job log is no terminal: there, bars would be rewritten thousands of times.
-    DataContext.get_current().enable_progress_bars = sys.stderr.isatty()
+    # The whole run has one display (live.show): a bar for every pass would write over it.
+    DataContext.get_current().enable_progress_bars = False
     log.info("Ray cluster %s: %s", address, _shown_resources(ray.cluster_resources()))
     try:
         yield
@@ -61,7 +63,11 @@ def demands(config: FuseConfig) -> list[Demand]:
     places.append(("target.resources", config.target.resources))
     if not isinstance(config.reward, VerifierRewardConfig):
         places.append(("reward.resources", config.reward.resources))
-    engines = [Demand(place, 1, resources.num_cpus, resources.num_gpus) for place, resources in places]
+    engines = [
+        # One that spans nodes is as many equal parts.
+        Demand(place, nodes := resources.num_nodes, resources.num_cpus / nodes, resources.num_gpus / nodes)
+        for place, resources in places
+    ]
     training = [
         Demand(place, train.num_workers, train.num_cpus_per_worker, train.num_gpus_per_worker)
         for place, train in (("sft", config.sft), ("wrpo", config.wrpo))

@@ -28,6 +28,8 @@ class RunConfig(Frozen):
     """A driver without a sign of life for this long has lost the run to the next one; 0 runs without a lease."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seeds sampling, order of training rows and initial states, each through a hash with its own name."""
+    progress_interval_s: PositiveFloat = 30.0
+    """Seconds between two lines about the whole run in a job's log; a terminal shows it all the time."""
     reuse: tuple[Slug, ...] = ()
     """Names of other runs below `root`: their finished steps of the same fingerprint are read there, not made again."""
 
@@ -85,6 +87,8 @@ class ResourcesConfig(Frozen):
     num_cpus: PositiveFloat = 1.0
     num_gpus: NonNegativeFloat = 0.0
     """GPUs of one replica: tensor_parallel_size * pipeline_parallel_size, or a fraction of one, or 0 on CPU."""
+    num_nodes: PositiveInt = 1
+    """Nodes that one replica's GPUs lie on, equally many on each; more than 1 for an engine larger than a node."""
     accelerator_type: str | None = None
     prompts_per_shard: PositiveInt = 256
     """Prompts that a replica takes at a time and commits as one file."""
@@ -332,6 +336,8 @@ class RayConfig(Frozen):
     """Logical CPUs of a local cluster; none counts the machine's cores."""
     log_to_driver: bool = False
     """Repeat what the workers print; Ray's session folder keeps it in any case."""
+    num_models_ahead: Annotated[int, Field(ge=0)] = 1
+    """Models whose files are brought to the nodes before their turn, while others work; 0 waits with each."""
 
 
 class ExportConfig(Frozen):

@@ -189,6 +189,17 @@ def _engines(config: FuseConfig) -> Iterator[Problem]:
         engine, resources = getattr(files, "engine", None), getattr(files, "resources", None)
         if isinstance(engine, EngineConfig) and isinstance(resources, ResourcesConfig):
             yield from _engine(place, engine, resources)
+            yield from _spanning(place, resources)
+        elif isinstance(resources, ResourcesConfig) and resources.num_nodes > 1:
+            rule = "must be 1: only an engine of vLLM can span nodes"
+            yield Problem(f"{place}.resources.num_nodes", str(resources.num_nodes), rule, "remove it", "WRPO-C016")
+
+
+def _spanning(place: str, resources: ResourcesConfig) -> Iterator[Problem]:
+    gpus, nodes = resources.num_gpus, resources.num_nodes
+    if nodes > 1 and (gpus < nodes or gpus % nodes):
+        rule = f"must divide resources.num_gpus = {gpus:g}: each node gives equally many GPUs"
+        yield Problem(f"{place}.resources.num_nodes", str(nodes), rule, "set it to a divisor, or to 1", "WRPO-C016")
 
 
 def endpoint_sections(config: FuseConfig) -> Iterator[tuple[str, OpenAISourceConfig]]:
@@ -259,7 +270,8 @@ def _engine(place: str, engine: EngineConfig, resources: ResourcesConfig) -> Ite
         yield Problem(
             f"{place}.engine.max_num_batched_tokens", value, rule, "raise it, or lower max_model_len", "WRPO-C017"
         )
-    for name in sorted(set(engine.extra_args) & OWN_ENGINE_ARGS):
+    own = OWN_ENGINE_ARGS | ({"distributed_executor_backend"} if resources.num_nodes > 1 else set())
+    for name in sorted(set(engine.extra_args) & own):
         rule = "this argument has a field of its own or is set by the run"
         field = f"{place}.engine.extra_args.{name}"
         yield Problem(field, shown(engine.extra_args[name]), rule, "remove it from extra_args", "WRPO-C018")

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from wrpo_ray.broken_sources import forget_broken, mark_broken, may_go_on, read_broken
 from wrpo_ray.cluster import connected, require_room
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_file import dump_config
+from wrpo_ray.data.prefetch import Prefetcher, models_of
 from wrpo_ray.errors import ModelError, WrpoError
+from wrpo_ray.events import StepsChosen, announce
 from wrpo_ray.export import deliver
 from wrpo_ray.interrupts import rearm, stop
 from wrpo_ray.pipeline import Pipeline
 from wrpo_ray.planning.against import plan_record
+from wrpo_ray.planning.plan import plan_run
+from wrpo_ray.planning.schedule import Job
 from wrpo_ray.preflight import require_runnable
 from wrpo_ray.redaction import redacted
-from wrpo_ray.steps import complete, execute
+from wrpo_ray.scheduling.ray_nodes import read_nodes
+from wrpo_ray.scheduling.runner import StepRunner
+from wrpo_ray.steps import Step, complete, execute
 from wrpo_ray.storage.lease import Lease, NoLease, held
 from wrpo_ray.storage.leftovers import remove_leftovers
 from wrpo_ray.storage.manifest import Manifest, layout_of
@@ -30,14 +38,6 @@ log = logging.getLogger(__name__)
 _LEFTOVER_AGE_S = 86_400.0
 # What the cluster fails at is no fault of the model: the run stops, and the next one has its source again.
 _NOT_THE_MODELS_FAULT = {"WRPO-E008"}
-
-
-class BrokenSourceError(Exception):
-    """A source model cannot be used, for the reason `cause`."""
-
-    def __init__(self, source: str, cause: WrpoError) -> None:
-        super().__init__(f"{source}: {cause}")
-        self.source, self.cause = source, cause
 
 
 @contextmanager
@@ -95,22 +95,12 @@ def run(
     accept_changes: go on although the config would give other results than the run's last one.
     retry_broken_sources: try the sources again that the run went on without.
     """
-    current = usable(pipeline, retry_broken_sources)
-    _submit(pipeline, current, lease, accept_changes)
-    with _cluster_unless_idle(current, only):
-        while True:
-            try:
-                manifests = _work(current, lease, only)
-                break
-            except BrokenSourceError as error:
-                # One step by name is not the run: whoever asked for it gets its error.
-                if only is not None or not may_go_on(pipeline.config, len(current.broken_sources) + 1):
-                    raise error.cause from error
-                reason = mark_broken(pipeline.layout.broken_sources, error.source, error.cause, lease.epoch)
-                current = pipeline.without({**current.broken_sources, error.source: reason})
-                _submit(pipeline, current, lease, accept_changes)
+    work = _Work(pipeline, usable(pipeline, retry_broken_sources), lease, only, accept_changes)
+    _submit(pipeline, work.current, lease, accept_changes)
+    with _cluster_unless_idle(work.current, only):
+        manifests = work.to_the_end()
     if pipeline.config.export.path and "export" in manifests:
-        deliver(current.step("export").folder(current.layout) / "model", pipeline.config.export.path)
+        deliver(work.current.step("export").folder(work.current.layout) / "model", pipeline.config.export.path)
     return manifests
 
 
@@ -127,7 +117,10 @@ def _submit(asked: Pipeline, current: Pipeline, lease: Lease | NoLease, accept_c
     if last is not None and not accept_changes:
         basis = asked.without({name: "" for name in last["broken_sources"] if name in asked.source_names})
         require_same(last, submission(lease.epoch, config, basis.steps, installed()), asked.config.run.name)
-    record(folder, json.loads(redacted(json.dumps(entry))))
+    entry = json.loads(redacted(json.dumps(entry)))
+    record(folder, entry)
+    # Also what a live view shows; told again for every source that the run goes on without.
+    announce(StepsChosen(tuple(step.name for step in current.steps), tuple(current.broken_sources), entry["plan"]))
 
 
 @contextmanager
@@ -143,16 +136,48 @@ def _cluster_unless_idle(pipeline: Pipeline, only: str | None) -> Iterator[None]
         yield
 
 
-def _work(pipeline: Pipeline, lease: Lease | NoLease, only: str | None) -> dict[str, Manifest]:
-    selected, versions = pipeline.selected(only), installed()
-    manifests: dict[str, Manifest] = {}
-    for number, step in enumerate(selected, start=1):
-        log.info("[%d/%d] %s", number, len(selected), step.name)
-        lease.check()
-        try:
-            manifests[step.name] = execute(step, pipeline.layout, versions, lease.check)
-        except ModelError as error:
-            if step.source is None or error.code in _NOT_THE_MODELS_FAULT:
-                raise
-            raise BrokenSourceError(step.source, error) from error
-    return manifests
+@dataclass
+class _Work:
+    """The steps under way. asked: the pipeline of the whole config; current: of the sources that are not broken."""
+
+    asked: Pipeline
+    current: Pipeline
+    lease: Lease | NoLease
+    only: str | None
+    accept_changes: bool
+
+    def to_the_end(self) -> dict[str, Manifest]:
+        """Work through the steps, those that are ready side by side, and return their manifests."""
+        versions, config = installed(), self.current.config
+        prefetcher = Prefetcher(models_of(config, self.current.steps), config.ray.num_models_ahead)
+        runner = StepRunner(
+            work_on=lambda step: execute(step, self.current.layout, versions, self.lease.check),
+            is_complete=lambda step: complete(step, self.current.layout),
+            read_nodes=lambda: read_nodes(self.asked.config),
+            planned=_planned_jobs(config),
+            before_each=self.lease.check,
+            replaced=self._without_source,
+            coming=prefetcher.ahead,
+        )
+        with contextlib.closing(prefetcher):
+            return runner.run(self.current.selected(self.only))
+
+    def _without_source(self, step: Step, error: Exception) -> list[Step]:
+        """Go on without the source whose step failed; raises `error` when the run cannot."""
+        if step.source is None or not isinstance(error, ModelError) or error.code in _NOT_THE_MODELS_FAULT:
+            raise error
+        # One step by name is not the run: whoever asked for it gets its error.
+        if self.only is not None or not may_go_on(self.asked.config, len(self.current.broken_sources) + 1):
+            raise error
+        reason = mark_broken(self.asked.layout.broken_sources, step.source, error, self.lease.epoch)
+        self.current = self.asked.without({**self.current.broken_sources, step.source: reason})
+        _submit(self.asked, self.current, self.lease, self.accept_changes)
+        return self.current.selected(None)
+
+
+def _planned_jobs(config: FuseConfig) -> list[Job]:
+    """Return the jobs of the plan, none when there is no plan: a run does not fail for want of one."""
+    try:
+        return [planned.stage.job for planned in plan_run(config).stages]
+    except WrpoError:
+        return []

@@ -144,7 +144,7 @@ def _work(folder: Location, items: list[str], work: Any) -> StepResult:
     for shard in ledger.pending(folder, shards):
         work(shard)
     finished = ledger.finish(folder, shards)
-    set_aside = [row.item for row in finished.quarantined]
+    set_aside = [row.item for row in finished.first_set_aside]
     return StepResult(finished.files, {**finished.counts, "num_items": len(items), "set_aside": set_aside})
 
 

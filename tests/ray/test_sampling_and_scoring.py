@@ -62,6 +62,11 @@ def wait_for_all_cpus() -> bool:
     return False
 
 
+def living_replicas() -> list[str]:
+    """Return the names of the replicas that Ray has not declared dead, those of earlier tests included."""
+    return [name for name in ray.util.list_named_actors() if name.startswith(("sample ", "score "))]
+
+
 def engine_processes() -> list[str]:
     """Return the command lines of all engines on this machine that belong to this test's user and tree."""
     lines = []
@@ -116,7 +121,8 @@ def test_two_sources_in_one_job(tmp_path: Path) -> None:
         )
         execute(scored, layout, {})
         _assert_rewards_match(read_rows(scored.folder(layout), ScoredResponse), prompts, reference)
-    assert wait_for_all_cpus(), "an engine kept its CPU"
+    assert not living_replicas()
+    assert wait_for_all_cpus(), f"{ray.available_resources()} of {ray.cluster_resources()}; {living_replicas()}"
     wait_until(lambda: set(engine_processes()) <= set(before), "the engines to be gone", timeout_s=30)
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import gc
+import dataclasses
 import json
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from wrpo_ray.claims import Grant, current_grant, engine_claim, whole_grant
 from wrpo_ray.config import FaultsConfig, ResourcesConfig
+from wrpo_ray.data.replicas import Replicas
 from wrpo_ray.data.shard_actor import ShardActor, ShardWorker
 from wrpo_ray.data.sharded_work import ShardedWork
+from wrpo_ray.data.spanning import own_resources
 from wrpo_ray.errors import InterruptedRunError, ModelError, raise_own
 from wrpo_ray.redaction import redacted
 from wrpo_ray.storage.ledger import Shard
 
 if TYPE_CHECKING:
+    from ray.data import Dataset
     from ray.exceptions import RayError
+
+    from wrpo_ray.data.replica_places import Places
 
 log = logging.getLogger(__name__)
 
@@ -28,31 +34,20 @@ def reports(
     if not todo:
         log.info("%s: every shard is committed already", work.title)
         return
-    import ray
-    from ray.data import ActorPoolStrategy
     from ray.data.exceptions import ExecutionTimeoutError
     from ray.exceptions import RayActorError, RayError
 
-    items = [{"description": json.dumps(work.describe(shard))} for shard in todo]
-    rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        ShardActor,
-        batch_size=1,
-        fn_constructor_args=(make_worker, arguments, str(work.folder)),
-        # As many as the engine works on at once, no more: one would wait behind a long one while others have no work.
-        compute=ActorPoolStrategy(
-            size=min(work.resources.num_replicas, len(todo)),
-            max_tasks_in_flight_per_actor=work.shards_in_flight,
-            max_concurrent_calls_per_actor=work.shards_in_flight,
-            enable_true_multi_threading=work.shards_in_flight > 1,
-        ),
-        **_remote_arguments(work.resources, work.faults),
-    )
-    # Waiting for a node and loading a model are no progress to Ray Data, so its 30 minutes are too short.
-    rows.context.execution_no_progress_timeout_s = work.faults.no_progress_timeout_s
-    # Ray Data's own wrapper would lose the error that it wraps on the way to the driver.
-    rows.context.raise_original_map_exception = True
+    from wrpo_ray.data.replica_places import Places, deciding
+
+    replicas, done = Replicas(work.title, work.resources), False
+    claim = engine_claim(work.resources)
+    grant = current_grant() or whole_grant(claim)
+    places = Places(grant, len(todo), work.shards_in_flight, claim.num_gpus, replicas.keep)
+    rows = _pipeline(work, todo, (make_worker, arguments, str(work.folder)), replicas, places)
     try:
-        yield from rows.iter_rows()
+        with deciding(places):
+            yield from _counted(_rows_of(rows), grant, work, len(todo))
+        done = True
     except RayActorError as error:
         raise_own(error)
         if "creation task" in str(error):
@@ -72,9 +67,64 @@ def reports(
         raise_own(error)
         raise _not_run(work, error) from error
     finally:
-        # Replicas end when nothing refers to them any more; what a cycle holds would keep its GPU for an unknown time.
-        del rows
-        gc.collect()
+        replicas.end(gracefully=done)
+
+
+def _pipeline(
+    work: ShardedWork, todo: Sequence[Shard], constructor_arguments: tuple[Any, ...], replicas: Replicas, places: Places
+) -> Dataset:
+    """Return the pipeline: a row per shard in, a row per commit out. Nothing runs yet."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from wrpo_ray.data.replica_places import PlacesCallback
+
+    items = [{"description": json.dumps(work.describe(shard))} for shard in todo]
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        ShardActor,
+        batch_size=1,
+        fn_constructor_args=constructor_arguments,
+        # As many as the engine works on at once, no more: one would wait behind a long one while others have no work.
+        compute=ActorPoolStrategy(
+            # The first one; `places` decides about all others.
+            min_size=1,
+            max_size=work.resources.num_replicas,
+            max_tasks_in_flight_per_actor=work.shards_in_flight,
+            max_concurrent_calls_per_actor=work.shards_in_flight,
+            enable_true_multi_threading=work.shards_in_flight > 1,
+        ),
+        ray_remote_args_fn=lambda: {**_restarts(work.faults), **replicas.options(), **places.remote_arguments()},
+        **own_resources(work.resources),
+        runtime_env={"env_vars": _env_vars(work.resources)},
+    )
+    rows.context.custom_execution_callback_classes = [PlacesCallback]
+    # Ray Data's autoscaler is never asked; this keeps its warning away that it would not scale up.
+    rows.context.autoscaling_config = dataclasses.replace(
+        rows.context.autoscaling_config, actor_pool_util_upscaling_threshold=1.0
+    )
+    # Waiting for a node and loading a model are no progress to Ray Data, so its 30 minutes are too short.
+    rows.context.execution_no_progress_timeout_s = work.faults.no_progress_timeout_s
+    # Ray Data's own wrapper would lose the error that it wraps on the way to the driver.
+    rows.context.raise_original_map_exception = True
+    return rows
+
+
+def _rows_of(rows: Dataset) -> Iterator[Mapping[str, Any]]:
+    """Yield each row when it is there; `iter_rows` fetches ahead, so it would wait for the one after it."""
+    for table in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from table.to_pylist()
+
+
+def _counted(
+    rows: Iterable[Mapping[str, Any]], grant: Grant, work: ShardedWork, num_left: int
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows, and tell the scheduler which share of the step is left."""
+    grant.progress(num_left / len(work.shards))
+    for row in rows:
+        num_left -= 1
+        grant.progress(num_left / len(work.shards))
+        yield row
+    grant.raise_if_stopped()
 
 
 def _not_run(work: ShardedWork, error: RayError) -> ModelError:
@@ -87,20 +137,14 @@ def _not_run(work: ShardedWork, error: RayError) -> ModelError:
     )
 
 
-def _remote_arguments(resources: ResourcesConfig, faults: FaultsConfig) -> dict[str, Any]:
-    """Return how Ray places and restarts a replica. Without bounds Ray Data would restart it for ever."""
+def _env_vars(resources: ResourcesConfig) -> dict[str, str]:
     env_vars = dict(resources.env_vars)
     if resources.num_gpus == 0:
         # Ray no longer hides GPUs from actors that ask for none; an engine would take one that is somebody else's.
         env_vars["CUDA_VISIBLE_DEVICES"] = ""
-    arguments: dict[str, Any] = {
-        "num_cpus": resources.num_cpus,
-        "runtime_env": {"env_vars": env_vars},
-        "max_restarts": faults.max_replica_restarts,
-        "max_task_retries": faults.max_replica_restarts,
-    }
-    if resources.num_gpus:
-        arguments["num_gpus"] = resources.num_gpus
-    if resources.accelerator_type:
-        arguments["accelerator_type"] = resources.accelerator_type
-    return arguments
+    return env_vars
+
+
+def _restarts(faults: FaultsConfig) -> dict[str, Any]:
+    """Return how often Ray starts a replica again. Without bounds Ray Data would do so for ever."""
+    return {"max_restarts": faults.max_replica_restarts, "max_task_retries": faults.max_replica_restarts}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -41,9 +42,11 @@ def run_shards(work: ShardedWork, make_worker: Callable[..., ShardWorker], argum
     # Closed at once when the budget stops the step; an exception alone would keep the replicas at work.
     with contextlib.closing(reports(work, todo, make_worker, arguments)) as rows:
         for report in rows:
-            budget.add(report["num_rows"], [(item, code) for item, code in json.loads(report["set_aside"])])
-            emit(ShardDone(report["num_rows"], report["num_tokens"], report["seconds"]))
+            set_aside = [(item, code) for item, code in json.loads(report["set_aside"])]
+            budget.add(report["num_rows"], set_aside)
+            codes = Counter(code for _, code in set_aside)
+            emit(ShardDone(report["num_rows"], report["num_tokens"], report["seconds"], codes))
             log.info("%s: %s committed after %.1f s", work.title, report["shard"], report["seconds"])
-    finished = ledger.finish(work.folder, work.shards)
+    finished = ledger.finish(work.folder, work.shards, work.on_commit)
     budget.close()
     return finished

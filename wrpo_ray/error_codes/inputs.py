@@ -84,9 +84,9 @@ INPUTS = {
     ),
     "WRPO-C016": Entry(
         "GPUs of a replica do not fit its engine",
-        "A replica takes tensor_parallel_size * pipeline_parallel_size GPUs, or a fraction of one whose memory it "
-        "shares.",
-        "Set resources.num_gpus, or engine.gpu_memory_utilization, as the message says.",
+        "A replica takes tensor_parallel_size * pipeline_parallel_size GPUs, equally many on each of num_nodes nodes, "
+        "or a fraction of one whose memory it shares.",
+        "Set resources.num_gpus, resources.num_nodes or engine.gpu_memory_utilization, as the message says.",
     ),
     "WRPO-C017": Entry(
         "the token budget of an engine step is too small",

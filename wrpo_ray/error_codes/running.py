@@ -284,6 +284,16 @@ RUNNING = {
         "It was complete in the other run (`run.reuse`) when this start began.",
         "Run the same command again: the step is made here.",
     ),
+    "WRPO-S035": Entry(
+        "there is no room to sort the prompts",
+        "Prompts are sorted in an unnamed temporary file, and the disk of the temporary folder is full.",
+        "Set TMPDIR to a folder on a disk with twice the room that the prompts take.",
+    ),
+    "WRPO-S036": Entry(
+        "responses are of prompts that the run does not have",
+        "A shard names prompts that no file of the step `prompts` holds.",
+        "`wrpo-ray inspect RUN` tells which files of the run are not what they were.",
+    ),
     "WRPO-S040": Entry(
         "a lease is broken",
         "A record of who holds the run is not one of this version.",

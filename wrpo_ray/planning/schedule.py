@@ -82,14 +82,19 @@ class _Running:
 
     def end_s(self, further: Sequence[float] = ()) -> float:
         """Return when the job ends, with `further` replicas that begin at these times."""
-        ready = sorted(max(self.counted_s, start + self.job.start_s) for start in (*self.starts_s, *further))
-        left, now_s = self.remaining, ready[0]
-        for number, until_s in enumerate((*ready[1:], math.inf), start=1):
-            speed = number * self.job.gpus_per_replica
-            if left <= (until_s - now_s) * speed:
-                return now_s + left / speed
-            left, now_s = left - (until_s - now_s) * speed, until_s
-        raise AssertionError("the last stretch has no end")
+        ready = [start + self.job.start_s for start in (*self.starts_s, *further)]
+        return end_of_work_s(self.remaining, self.job.gpus_per_replica, self.counted_s, ready)
+
+
+def end_of_work_s(left: float, speed: float, now_s: float, ready_s: Iterable[float]) -> float:
+    """Return when `left` work is done by workers of this speed, each of which works from its time in `ready_s` on."""
+    ready = sorted(max(now_s, ready) for ready in ready_s)
+    now_s = ready[0]
+    for number, until_s in enumerate((*ready[1:], math.inf), start=1):
+        if left <= (until_s - now_s) * number * speed:
+            return now_s + left / (number * speed)
+        left, now_s = left - (until_s - now_s) * number * speed, until_s
+    raise AssertionError("the last stretch has no end")
 
 
 class _Scheduler:
@@ -187,12 +192,12 @@ def _check(jobs: Sequence[Job], cluster: Mapping[str, float]) -> None:
 
 def _by_length(jobs: Sequence[Job]) -> Callable[[Job], tuple[float, int]]:
     """Return the sort key that puts the job with the longest way to the end of everything first."""
-    to_the_end = _ways_to_the_end(jobs)
+    to_the_end = ways_to_the_end(jobs)
     order = {job.name: number for number, job in enumerate(jobs)}
     return lambda job: (-to_the_end[job.name], order[job.name])
 
 
-def _ways_to_the_end(jobs: Sequence[Job]) -> dict[str, float]:
+def ways_to_the_end(jobs: Sequence[Job]) -> dict[str, float]:
     """Return for each job its own duration and the longest chain of jobs that wait for it."""
     followers: dict[str, list[Job]] = {job.name: [] for job in jobs}
     for job in jobs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -131,4 +132,6 @@ def stage_json(planned: PlannedStage) -> dict[str, Any]:
         "batch": stage.batch,
         "batch_capacity": stage.capacity,
         "memory": None if fit is None else {"parts": dict(fit.parts), "usable": fit.available, "reason": fit.reason},
+        "endpoint": stage.endpoint,
+        "job": dataclasses.asdict(stage.job),
     }

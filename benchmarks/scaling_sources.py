@@ -1,0 +1,125 @@
+"""How well sources fill a cluster: `make bench-scaling`, or
+
+    python -m benchmarks.scaling_sources [--quick]
+
+A real Ray cluster of logical nodes with 8 GPUs each (4 in the smallest case), the real scheduler, Ray Data pipelines,
+ledger and commits; the engine (SimulatedGenerator) sleeps as long as the planner's model says, on a scale that is told
+with each row. Sources have 1, 2, 4 and 8 GPUs per replica in turn; where only 4 GPUs are, the 8 become 4 (`small`
+counts them). `ideal`: work over GPUs, without any start. `planned`: makespan of `wrpo-ray plan`, starts included.
+Goal: makespan at most 1.10 of ideal.
+
+Worker processes stand ready on every node: starting Python takes a second of one of this machine's cores, where a real
+node has its own. The start of an engine is slept as the plan says. Several drivers run side by side, each on nodes of
+its own, to be done in ten minutes; `cpu` is the load of the whole machine, by all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "scaling_sources.json"
+GOAL = 1.10
+_REPOSITORY = Path(__file__).parents[1]
+_SOURCES = (1, 2, 4, 8, 16, 32)
+# Each lane is a driver with nodes of its own: GPUs, numbers of sources, and real seconds of all GPUs per source.
+_LANES = ((64, _SOURCES, 6.0), (16, _SOURCES, 6.0), (4, (32,), 12.0), (4, (1, 2, 4, 8, 16), 12.0))
+_QUICK_LANES = ((64, (2, 8), 5.0), (16, (2, 8), 5.0), (4, (2, 8), 5.0))
+_COLUMNS = (
+    ("sources", "num_sources", "7d"), ("GPUs", "num_gpus", "4d"), ("small", "replaced_sources", "5d"),
+    ("1 h is s", "real_s_per_simulated_h", "8.2f"),
+    ("ideal s", "ideal_s", "8.1f"), ("planned s", "planned_s", "9.1f"), ("makespan s", "makespan_s", "10.1f"),
+    ("over ideal", "over_ideal", "10.3f"), ("over planned", "over_planned", "12.3f"), ("idle", "idle_share", "5.1%"),
+    ("ms/response", "overhead_ms_per_response", "11.3f"),
+    ("driver CPU ms/response", "driver_cpu_ms_per_response", "22.3f"), ("cpu", "machine_cpu_share", "5.0%"),
+)  # fmt: skip
+
+
+def main() -> None:
+    """Run all lanes, print the table, write the results."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling_sources", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer sources, below two minutes; writes no results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    lanes = _QUICK_LANES if options.quick else _LANES
+    print("  ".join(f"{title:>{_width(form)}}" for title, _, form in _COLUMNS), flush=True)
+    with _cluster([num_gpus for num_gpus, _, _ in lanes]) as (address, nodes), ThreadPoolExecutor(len(lanes)) as pool:
+        cases = [[(count, num_gpus, each_s) for count in counts] for num_gpus, counts, each_s in lanes]
+        lists = pool.map(lambda one: list(_lane(address, *one)), zip(nodes, cases, strict=True))
+        records = [record for found in lists for record in found]
+    fits = [_fit(num_gpus, records) for num_gpus in sorted({record["num_gpus"] for record in records})]
+    for fit in fits:
+        print(f"{fit['num_gpus']} GPUs: makespan = {fit['first_h']:.2f} h + {fit['h_per_source']:.3f} h per source of "
+              f"the mix (r2 {fit['r2']:.4f})")  # fmt: skip
+    if not options.quick:
+        told = {"goal": GOAL, "engine": "SimulatedGenerator", "records": records, "fits": fits}
+        options.out.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+
+
+def _width(form: str) -> int:
+    return int(form.split(".")[0].rstrip("d%"))
+
+
+def _shown(record: dict[str, Any]) -> str:
+    return "  ".join(f"{record[name]:{form}}" for _, name, form in _COLUMNS)
+
+
+def _fit(num_gpus: int, records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return a line through the makespans, in simulated hours, over the work in sources of the mean size."""
+    own = [record for record in records if record["num_gpus"] == num_gpus]
+    hours = np.array([record["makespan_s"] / record["real_s_per_simulated_h"] for record in own])
+    ideal = np.array([record["ideal_s"] / record["real_s_per_simulated_h"] for record in own])
+    mean = max(ideal / [record["num_sources"] for record in own])
+    slope, first = np.polyfit(ideal / mean, hours, 1)
+    left = hours - (slope * ideal / mean + first)
+    r2 = 1 - float((left**2).sum() / ((hours - hours.mean()) ** 2).sum())
+    return {"num_gpus": num_gpus, "first_h": float(first), "h_per_source": float(slope), "r2": r2}
+
+
+def _lane(address: str, nodes: list[str], cases: list[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the records of one driver as they come, and show them."""
+    command = [sys.executable, "-m", "benchmarks.scaling.lane", "--address", address]
+    command += ["--nodes", json.dumps(nodes), "--cases", json.dumps(cases)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_REPOSITORY) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("{"):
+                record = json.loads(line)
+                print(_shown(record), flush=True)
+                yield record
+    if process.returncode:
+        raise SystemExit(f"a driver ended with exit code {process.returncode}")
+
+
+@contextmanager
+def _cluster(gpus_of_lanes: Sequence[int]) -> Iterator[tuple[str, list[list[str]]]]:
+    """Start a head and every lane's nodes; yield the address and the nodes' ids by lane."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    try:
+        lanes = []
+        for num_gpus in gpus_of_lanes:
+            sizes = [min(8, num_gpus)] * max(1, num_gpus // 8)
+            nodes = [cluster.add_node(num_cpus=64, num_gpus=size, object_store_memory=80 * 2**20) for size in sizes]
+            lanes.append([node.node_id for node in nodes])
+        cluster.wait_for_nodes(timeout=120)
+        yield str(cluster.address), lanes
+    finally:
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()
