@@ -6,10 +6,30 @@ nothing has to be handed through the functions in between, and two runs in one p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StepsChosen:
+    """The run is about to work through these steps, in this order; told again when it goes on without a source.
+
+    It is the one event of no step. plan: what `planning.against.plan_record` stores. broken_sources: left out so far.
+    """
+
+    steps: tuple[str, ...]
+    broken_sources: tuple[str, ...] = ()
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepFound:
+    """A step is complete already: an earlier start, or another run, took `seconds` for it."""
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -36,11 +56,28 @@ class ReplicasChanged:
 
 @dataclass(frozen=True)
 class ShardDone:
-    """A shard is committed: its rows, the tokens that were drawn for it (0 where none are), and how long it took."""
+    """A shard is committed: its rows, the tokens that were drawn for it (0 where none are), and how long it took.
+
+    set_aside: how many of the rows got which code; they are among `num_rows`.
+    """
 
     num_rows: int
     num_tokens: int
     seconds: float
+    set_aside: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingAt:
+    """Training has logged optimizer step `step` of `num_steps`; `metrics` are those of that step.
+
+    num_tokens: that were trained on since the last such event; steps that are not logged count like the next one.
+    """
+
+    step: int
+    num_steps: int
+    num_tokens: int
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -50,9 +87,12 @@ class StepEnded:
     seconds: float
 
 
-Event = StepBegan | WorkBegan | ReplicasChanged | ShardDone | StepEnded
+Event = StepsChosen | StepFound | StepBegan | WorkBegan | ReplicasChanged | ShardDone | TrainingAt | StepEnded
 Listener = Callable[[str, Event], None]
-"""Gets the step's name and the event, in the thread that works on the step: it must be quick and thread-safe."""
+"""Gets the step's name ("" for an event of the run) and the event, in the thread that works on the step.
+
+It must be quick and thread-safe, and pass over events that it does not know.
+"""
 
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 _step: ContextVar[str] = ContextVar("step", default="")
@@ -76,6 +116,17 @@ def within(step: str) -> Iterator[None]:
         yield
     finally:
         _step.reset(token)
+
+
+def heard() -> bool:
+    """Tell whether anybody listens here."""
+    return bool(_listeners.get())
+
+
+def announce(event: StepsChosen) -> None:
+    """Tell all listeners of something that is no single step's."""
+    for listener in _listeners.get():
+        listener("", event)
 
 
 def emit(event: Event) -> None:

@@ -7,12 +7,13 @@ import pytest
 
 from tests.train import runs
 from wrpo_ray.config import ModelFiles, TrackingConfig
+from wrpo_ray.events import TrainingAt, listening, within
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.stores import LocalStore
 from wrpo_ray.train import metrics
 from wrpo_ray.train.job import TrainJob
-from wrpo_ray.train.metrics import MetricsWriter, followed, read_metrics
+from wrpo_ray.train.metrics import MetricsWriter, NewLines, followed, read_metrics
 
 
 def job(out, **tracking):
@@ -109,3 +110,51 @@ def test_the_digest_names_the_trajectory_and_nothing_else(tmp_path):
         one.model_copy(update={"train": one.train.model_copy(update={"global_batch_size": 8})}),
     ]
     assert len({one.digest, *(other.digest for other in changed)}) == 5
+
+
+def heard_while(body, folder, num_steps):
+    heard = []
+    listener = listening(lambda step, event: heard.append((step, event)))
+    with listener, within("sft"), followed(locate(folder / "metrics.jsonl"), "sft", num_steps):
+        body()
+    assert {step for step, _ in heard} == {"sft"}
+    return [event for _, event in heard]
+
+
+def test_whoever_listens_hears_of_training_from_where_it_goes_on(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(lines((1, 9.0), (2, 8.0), (3, 7.0)))
+
+    def train():
+        writer = MetricsWriter(job(tmp_path), lines((1, 9.0), (2, 8.0)), tmp_path)
+        for step in (3, 4):
+            writer.write(step, {"loss": 1.0 / step, "num_tokens": 100})
+        writer.close()
+
+    found, *_, last = heard_while(train, tmp_path, 8)
+    # The file was there: step 3 of an earlier start is what it goes on from, whatever is done again.
+    assert found == TrainingAt(3, 8, 0, {})
+    assert last == TrainingAt(4, 8, 100, {"loss": 0.25, "num_tokens": 100})
+
+
+def test_a_growing_metrics_file_is_not_read_again_and_a_replaced_one_is(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    new = NewLines(locate(path))
+    assert new.read() == []
+    path.write_text(lines((1, 1.0), (2, 1.0)))
+    assert [each["step"] for each in new.read()] == [1, 2]
+    with path.open("a") as stream:
+        stream.write(lines((3, 1.0)) + '{"step": 4, "lo')
+    assert [each["step"] for each in new.read()] == [3]
+    with path.open("a") as stream:
+        stream.write('ss": 1.0}\n')
+    assert [each["step"] for each in new.read()] == [4]
+    assert new.read() == []
+    # Damage what was read: nobody looks at it again.
+    with path.open("r+") as stream:
+        stream.write("x" * 10)
+    assert new.read() == []
+    # A worker that restarts replaces the file by the history of its checkpoint, which may be longer by the next look.
+    other = tmp_path / "other"
+    other.write_text(lines(*((step, 2.0) for step in range(1, 9))))
+    other.replace(path)
+    assert [each["step"] for each in new.read()] == list(range(1, 9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import json
 import logging
@@ -9,7 +10,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from wrpo_ray.errors import StorageError
+from wrpo_ray.events import TrainingAt, emit, heard
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.train.job import TrainJob
@@ -130,20 +132,29 @@ class MetricsWriter:
 
 @contextmanager
 def followed(place: Location, title: str, num_steps: int, news: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Show the growing metrics file while the body runs: a bar on a terminal, log lines otherwise.
+    """Tell of the growing metrics file while the body runs: events always, and log lines or a bar on a terminal.
 
+    Whoever listens to events on a terminal shows them there, so there is no bar then.
     news: called before every look, to log what else has happened.
     """
     stopped = threading.Event()
-    shown = _BarView(title, num_steps) if sys.stderr.isatty() else _LogView(title, num_steps)
-    thread = threading.Thread(target=_follow, args=(place, shown, stopped, news), name="follow-metrics", daemon=True)
+    shown = _LogView(title, num_steps) if not sys.stderr.isatty() else None if heard() else _BarView(title, num_steps)
+    # What is there already is of an earlier start.
+    lines = NewLines(place)
+    earlier = _new_lines(lines)
+    emit(TrainingAt(earlier[-1]["step"] if earlier else 0, num_steps, 0, {}))
+    # The listeners of this thread hear that one.
+    follow = contextvars.copy_context().run
+    arguments = (_follow, lines, num_steps, shown, stopped, news)
+    thread = threading.Thread(target=follow, args=arguments, name="follow-metrics", daemon=True)
     thread.start()
     try:
         yield
     finally:
         stopped.set()
         thread.join()
-        shown.close()
+        if shown is not None:
+            shown.close()
 
 
 class _LogView:
@@ -174,22 +185,73 @@ def _short(metrics: Mapping[str, Any]) -> str:
     return "  ".join(f"{name} {metrics[name]:.4g}" for name in names if name in metrics)
 
 
-def _follow(place: Location, shown: _LogView | _BarView, stopped: threading.Event, news: Callable[[], None]) -> None:
-    last_step = 0
-    pause_s = _FOLLOW_SECONDS if place.local_path is not None else _STORE_SECONDS
+def _follow(
+    lines: NewLines, num_steps: int, shown: _LogView | _BarView | None, stopped: threading.Event,
+    news: Callable[[], None],
+) -> None:  # fmt: skip
+    pause_s = _FOLLOW_SECONDS if lines.place.local_path is not None else _STORE_SECONDS
+    last_step = lines.step
     while True:
         # Read once more after the end: the last lines may have come since the last look.
         finished = stopped.wait(pause_s)
-        try:
-            news()
-            for metrics in read_metrics(place, last_step):
-                last_step = metrics["step"]
+        logged = _new_lines(lines, news)
+        if logged:
+            _tell(logged, last_step, num_steps)
+        for metrics in logged:
+            # A worker that restarts writes the history of its checkpoint once more.
+            if shown is not None and metrics["step"] > last_step:
                 shown.show(metrics)
-        except StorageError as error:
-            # Training goes on without being watched; what matters about storage is said where it is written.
-            log.debug("%s cannot be read: %s", place, error)
+            last_step = max(last_step, metrics["step"])
         if finished:
             return
+
+
+def _new_lines(lines: NewLines, news: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
+    try:
+        news()
+        return lines.read()
+    except StorageError as error:
+        # Training goes on without being watched; what matters about storage is said where it is written.
+        log.debug("%s cannot be read: %s", lines.place, error)
+        return []
+
+
+def _tell(logged: Sequence[Mapping[str, Any]], last_step: int, num_steps: int) -> None:
+    num_tokens = 0
+    for metrics in logged:
+        num_tokens += max(0, metrics["step"] - last_step) * metrics.get("num_tokens", 0)
+        last_step = max(last_step, metrics["step"])
+    last = dict(logged[-1])
+    emit(TrainingAt(last.pop("step"), num_steps, num_tokens, last))
+
+
+class NewLines:
+    """A metrics file that is read often: each time only what has been added since, where the store can tell."""
+
+    def __init__(self, place: Location) -> None:
+        self.place, self.step = place, 0
+        self._offset, self._last_line = 0, b""
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the complete lines that are new; all of them when a restart has replaced what was read."""
+        path = self.place.local_path
+        found = read_metrics(self.place, self.step) if path is None else self._appended(path)
+        self.step = found[-1]["step"] if found else self.step
+        return found
+
+    def _appended(self, path: Path) -> list[dict[str, Any]]:
+        try:
+            with path.open("rb") as stream:
+                stream.seek(self._offset - len(self._last_line))
+                if stream.read(len(self._last_line)) != self._last_line:
+                    self._offset = stream.seek(0)
+                new = stream.read()
+        except FileNotFoundError:
+            return []
+        lines = new[: new.rfind(b"\n") + 1].splitlines(keepends=True)
+        if lines:
+            self._offset, self._last_line = self._offset + sum(map(len, lines)), lines[-1]
+        return [json.loads(line) for line in lines]
 
 
 def read_metrics(place: Location, after_step: int = 0) -> list[dict[str, Any]]:

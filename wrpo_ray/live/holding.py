@@ -1,0 +1,79 @@
+"""What a step of a config holds while it works, by the step's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wrpo_ray.config import (
+    FuseConfig,
+    OpenAISourceConfig,
+    ResourcesConfig,
+    SourceConfig,
+    TrainConfig,
+    VerifierRewardConfig,
+)
+from wrpo_ray.planning.stage import Kind
+
+CPU = "CPU"
+# What data.scoring gives to the process of a rule.
+_VERIFIER_CPUS = 0.5
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What each of a step's processes holds: `units` accelerators of a type, or CPU cores where it has no GPU.
+
+    num_workers: processes of a training step, which hold theirs from its beginning to its end; None for pools, which
+    tell themselves how many replicas they have. source: name of the source whose responses are drawn or scored.
+    endpoint: that name when an endpoint does the work.
+    """
+
+    kind: Kind
+    accelerator: str
+    units: float
+    num_workers: int | None = None
+    source: str | None = None
+    endpoint: str | None = None
+
+
+def holdings(config: FuseConfig) -> Callable[[str], Holding | None]:
+    """Return the function that tells what a step holds, None for a step that works on the driver's node alone."""
+    sources: dict[str, SourceConfig] = {source.name: source for source in config.sources}
+    trained = {"sft": config.sft, "wrpo": config.wrpo, "reference": config.wrpo}
+
+    def holding(step: str) -> Holding | None:
+        if step in trained:
+            return _training(config, "reference" if step == "reference" else "training", trained[step])
+        stage, _, name = step.removeprefix("first-").removeprefix("evaluation-").partition("-")
+        source = None if step.startswith("evaluation-") else sources.get(name)
+        if stage == "sample":
+            return _sampling(config, source)
+        return _scoring(config, source.name if source else None) if stage == "score" else None
+
+    return holding
+
+
+def _sampling(config: FuseConfig, source: SourceConfig | None) -> Holding:
+    if isinstance(source, OpenAISourceConfig):
+        return Holding("sampling", CPU, source.num_cpus, source=source.name, endpoint=source.name)
+    model = source or config.target
+    return Holding("sampling", *_unit(config, model.resources), source=source.name if source else None)
+
+
+def _scoring(config: FuseConfig, source: str | None) -> Holding:
+    if isinstance(config.reward, VerifierRewardConfig):
+        return Holding("scoring", CPU, _VERIFIER_CPUS, source=source)
+    return Holding("scoring", *_unit(config, config.reward.resources), source=source)
+
+
+def _unit(config: FuseConfig, resources: ResourcesConfig) -> tuple[str, float]:
+    if not resources.num_gpus:
+        return CPU, resources.num_cpus
+    return resources.accelerator_type or config.planning.accelerator, resources.num_gpus
+
+
+def _training(config: FuseConfig, kind: Kind, train: TrainConfig) -> Holding:
+    if train.num_gpus_per_worker:
+        return Holding(kind, config.planning.accelerator, float(train.num_gpus_per_worker), train.num_workers)
+    return Holding(kind, CPU, train.num_cpus_per_worker, train.num_workers)

@@ -1,0 +1,28 @@
+"""Something that is done again and again in a thread of its own while a body runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# A body that is interrupted has two seconds in all until its process ends.
+_JOIN_S = 1.0
+
+
+@contextmanager
+def every(seconds: float, tick: Callable[[], None], name: str) -> Iterator[None]:
+    """Call `tick` each so many seconds while the body runs; an error in it ends the calls and not the body."""
+    stopped = threading.Event()
+
+    def loop() -> None:
+        while not stopped.wait(seconds):
+            tick()
+
+    thread = threading.Thread(target=loop, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join(_JOIN_S)
