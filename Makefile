@@ -4,6 +4,10 @@
 # make test              linters and the default tests; test-slow and test-gpu run the others
 # make chaos             a run of the real stack whose processes are killed at random (CHAOS_SEED, CHAOS_MINUTES)
 # make bench-train       cost of one training step: ours, the published method's, TRL's (BENCH=--quick for two minutes)
+# make bench-sampling    responses/s of our sampling stage, ray.data.llm and raw vLLM, side by side
+# make bench-scaling     1 to 32 simulated sources on 4 to 64 logical GPUs, against the ideal
+# make bench-control-plane  one million responses through the whole run, with an engine that takes no time
+# make bench-prompt-memory  memory of reading and planning 10,000 to 1,000,000 prompts
 # make bench-allocation  what adaptive allocation of samples keeps and spends, on recorded reward tables (two minutes)
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -21,7 +25,8 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 # The build of torch comes from wherever pip finds torch: point PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL at CPU builds.
 TORCH := torch==2.13.0
 
-.PHONY: help install demo test test-slow test-gpu chaos bench-train bench-allocation lint lock clean tools
+.PHONY: help install demo test test-slow test-gpu chaos bench-train bench-allocation bench-sampling bench-scaling \
+    bench-control-plane bench-prompt-memory lint lock clean tools
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -77,6 +82,18 @@ $(TRL_STAMP): requirements/trl.txt | tools
 
 bench-train: install $(TRL_STAMP)
 	$(BIN)/python -m benchmarks.train_step $(BENCH)
+
+bench-sampling: install
+	$(BIN)/python -m benchmarks.sampling_throughput $(BENCH)
+
+bench-scaling: install
+	$(BIN)/python -m benchmarks.scaling_sources $(BENCH)
+
+bench-control-plane: install
+	$(BIN)/python -m benchmarks.control_plane $(BENCH)
+
+bench-prompt-memory: install
+	$(BIN)/python -m benchmarks.prompt_memory $(BENCH)
 
 bench-allocation: install
 	$(BIN)/python -m benchmarks.allocation $(BENCH)
