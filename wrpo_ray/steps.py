@@ -112,8 +112,10 @@ def execute(
     started = time.monotonic()
     with within(step.name):
         emit(StepBegan())
-        result = step.run(folder)
+        result = _made(step, folder)
         emit(StepEnded(time.monotonic() - started))
+    if isinstance(result, Manifest):
+        return result
     still_ours()
     manifest = create_manifest(
         folder,
@@ -133,6 +135,17 @@ def execute(
     _clear_scratch(step, folder)
     log.info("%s: done in %.1f s", step.name, manifest.seconds)
     return manifest
+
+
+def _made(step: Step, folder: Location) -> StepResult | Manifest:
+    """Return what the step made, or the manifest of another driver that was done first and cleared the scratch."""
+    try:
+        return step.run(folder)
+    except (StorageError, FileNotFoundError) as error:
+        if (done := read_manifest(folder)) is None:
+            raise
+        log.warning("%s: another driver was done first (%s)", step.name, error)
+        return done
 
 
 def _input_contents(step: Step, layout: RunLayout) -> dict[str, str]:

@@ -117,3 +117,17 @@ def test_manifest_names_its_inputs(layout: RunLayout) -> None:
     source = make("score", {"seed": 1})
     manifest = execute(make(inputs=(source,)), layout, {})
     assert manifest.inputs == {"score": source.fingerprint}
+
+
+def test_a_step_whose_scratch_another_driver_has_cleared_is_the_other_ones(tmp_path: Path) -> None:
+    layout = RunLayout(locate(tmp_path))
+    other = Step("made", {}, (), lambda folder: StepResult((), {"by": "the other"}))
+
+    def run(folder: Location) -> StepResult:
+        execute(other, layout, {})
+        raise FileNotFoundError("scratch/parts")
+
+    assert execute(Step("made", {}, (), run), layout, {}).summary == {"by": "the other"}
+    alone = Step("alone", {}, (), lambda folder: StepResult((), {"size": len((folder / "gone").read_bytes())}))
+    with pytest.raises(FileNotFoundError):
+        execute(alone, layout, {})

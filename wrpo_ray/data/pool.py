@@ -111,7 +111,8 @@ def _pipeline(
 
 def _rows_of(rows: Dataset) -> Iterator[Mapping[str, Any]]:
     """Yield each row when it is there; `iter_rows` fetches ahead, so it would wait for the one after it."""
-    for table in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+    tables: Iterable[Any] = rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    for table in tables:
         yield from table.to_pylist()
 
 
