@@ -14,10 +14,11 @@ import ray.train.torch
 import torch
 
 from tests.train import runs
-from wrpo_ray.errors import DataError
-from wrpo_ray.schema import ReferenceLogps
+from wrpo_ray.errors import DataError, StorageError
+from wrpo_ray.schema import Quadruple, ReferenceLogps, to_table
+from wrpo_ray.storage.ledger import commit, planned
 from wrpo_ray.storage.location import Location, locate
-from wrpo_ray.storage.tables import read_rows
+from wrpo_ray.storage.tables import read_rows, write_rows
 from wrpo_ray.train import launch
 from wrpo_ray.train import reference as module
 from wrpo_ray.train.ranks import Ranks
@@ -99,3 +100,24 @@ def test_numbers_that_are_none_are_named_and_tried_again(one_pass):
     one_pass.not_finite_at = None
     assert len(one_pass.run()) == 10
     assert len(one_pass.computed) == 4 + 1
+
+
+def test_a_pass_of_an_older_version_whose_plan_names_ids_starts_anew(one_pass, tmp_path):
+    rows = sorted(runs.quadruples(10), key=lambda row: row.prompt_id)
+    folder = locate(tmp_path / "sorted")
+    one_pass.quadruples = runs.finish_step(folder, write_rows(folder, "data/rows.parquet", rows, Quadruple))
+    one_pass.out = locate(tmp_path / "out")
+    shard = planned(one_pass.out, [row.prompt_id for row in rows], 5)[0]
+    old = [ReferenceLogps(item, -1.0, -1.0, -1.0, 1, 1, 1) for item in shard.items]
+    commit(one_pass.out, shard, to_table(old, ReferenceLogps), shard.items)
+    found = one_pass.run()
+    assert [row.prompt_id for row in found] == [row.prompt_id for row in rows]
+    assert [len(part) for part in one_pass.computed] == [3, 3, 3, 1]
+    assert len((one_pass.out / "data").walk()) == len((one_pass.out / "commits").walk()) == 4
+
+
+def test_a_plan_for_other_rows_is_refused(one_pass, tmp_path):
+    one_pass.out = locate(tmp_path / "out")
+    planned(one_pass.out, [*IDS, "one more"], 5)
+    with pytest.raises(StorageError, match=r"plans 11 other items than the 10 of this run"):
+        one_pass.run()

@@ -21,7 +21,7 @@ from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import read_rows, write_rows
 from wrpo_ray.train.fit import fit_workers
-from wrpo_ray.train.launch import model_files, prepare, run_sft, run_wrpo
+from wrpo_ray.train.launch import prepare, run_sft, run_wrpo
 from wrpo_ray.train.metrics import read_metrics
 from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, SFT_RESPONSES, tokenise
 
@@ -105,9 +105,7 @@ def test_wrpo_has_the_losses_of_plain_torch(local_ray, model, quadruples, refere
 
 
 def sft_job(config, model, examples, out):
-    chat = ChatTokenizer(load_tokenizer(str(model)))
-    rows, _ = tokenise(read_rows(examples, SFTExample), SFT_RESPONSES, chat, config.sft)
-    return prepare(config, "sft", config.sft, model_files(config, str(model)), chat, rows, SFT_RESPONSES, locate(out))
+    return prepare(config, "sft", str(model), examples, locate(out))[0]
 
 
 @pytest.mark.parametrize(

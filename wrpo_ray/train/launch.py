@@ -1,51 +1,37 @@
-"""The driver's side of training: tokenise, start Ray Train, follow, sum up."""
+"""The driver's side of training: have rows tokenised, start Ray Train, follow, sum up."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wrpo_ray.chat import ChatTokenizer
-from wrpo_ray.config import FuseConfig, ModelFiles, TrainConfig
+from wrpo_ray.config import FuseConfig, ModelFiles
 from wrpo_ray.errors import ModelError
-from wrpo_ray.models import is_local, tokenizer_of
+from wrpo_ray.models import is_local
 from wrpo_ray.objectives import needs_reference
-from wrpo_ray.schema import Quadruple, ReferenceLogps, SFTExample
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.ledger import pending
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry, require_manifest
-from wrpo_ray.storage.tables import read_rows
 from wrpo_ray.train.attempts import AttemptNews, attempts_summary
-from wrpo_ray.train.files import on_node
 from wrpo_ray.train.fit import fit_workers
 from wrpo_ray.train.job import SCRATCH, Kind, TrainJob
 from wrpo_ray.train.loop import train_worker
 from wrpo_ray.train.metrics import METRICS_FILE, followed, read_metrics
-from wrpo_ray.train.reference import finish_reference, forget_not_finite, reference_shards, reference_worker
-from wrpo_ray.train.sampler_reference import (
-    Sampled,
-    SamplerCounts,
-    differences,
-    read_check,
-    require_accepted,
-    require_close,
-    usable_samples,
-    with_sampled_ids,
-    with_sampled_logps,
+from wrpo_ray.train.one_task import in_one_task
+from wrpo_ray.train.preparation import Preparation, Prepared, prepare_tokens
+from wrpo_ray.train.reference import (
+    finish_reference,
+    forget_not_finite,
+    forget_plan_by_ids,
+    reference_shards,
+    reference_worker,
 )
-from wrpo_ray.train.tokens import (
-    QUADRUPLE_RESPONSES,
-    SFT_RESPONSES,
-    TokenCounts,
-    TokenRow,
-    join_reference,
-    tokenise,
-    write_tokens,
-)
+from wrpo_ray.train.sampler_reference import differences, read_check, require_accepted, require_close
+from wrpo_ray.train.tokens import TokenCounts
 
 
 def run_sft(config: FuseConfig, model_path: str, examples: Location, out: Location) -> StepResult:
@@ -55,11 +41,8 @@ def run_sft(config: FuseConfig, model_path: str, examples: Location, out: Locati
     newest checkpoint there that verifies. Raises ModelError when loss or gradient is not finite, or workers keep dying.
     """
     started = time.monotonic()
-    model = model_files(config, model_path)
-    chat = ChatTokenizer(tokenizer_of(on_node(model)))
-    rows, counts = tokenise(read_rows(examples, SFTExample), SFT_RESPONSES, chat, config.sft)
-    job = prepare(config, "sft", config.sft, model, chat, rows, SFT_RESPONSES, out)
-    return trained(job, fit(job), counts, started)
+    job, prepared = prepare(config, "sft", model_path, examples, out)
+    return trained(job, fit(job), prepared.tally.counts(), started)
 
 
 def run_wrpo(
@@ -75,25 +58,9 @@ def run_wrpo(
     check = require_manifest(reference).summary.get("sampler", {}).get("check") if drawn else None
     if check:
         require_accepted(check, config.wrpo.reference_check_tolerance)
-    model = model_files(config, model_path)
-    chat = ChatTokenizer(tokenizer_of(on_node(model)))
-    rows, counts, _ = quadruple_rows(config, chat, quadruples, drawn)
-    if needs_reference(config.wrpo):
-        rows = join_reference(rows, read_rows(reference, ReferenceLogps))
-    job = prepare(config, "wrpo", config.wrpo, model, chat, rows, QUADRUPLE_RESPONSES, out)
-    return trained(job, fit(job), counts, started)
-
-
-def quadruple_rows(
-    config: FuseConfig, chat: ChatTokenizer, quadruples: Location, drawn: Location | None
-) -> tuple[list[TokenRow], TokenCounts, tuple[Sampled, SamplerCounts] | None]:
-    """Return the tokenised quadruples and counts; with `drawn` y_wt and y_l as they were drawn, and what those are."""
-    found = read_rows(quadruples, Quadruple)
-    rows, counts = tokenise(found, QUADRUPLE_RESPONSES, chat, config.wrpo)
-    if drawn is None:
-        return rows, counts, None
-    sampled, sampler_counts = usable_samples(drawn, found, rows, chat, config.wrpo.max_length)
-    return with_sampled_ids(rows, sampled), counts, (sampled, sampler_counts)
+    joined = reference if needs_reference(config.wrpo) else None
+    job, prepared = prepare(config, "wrpo", model_path, quadruples, out, drawn, joined)
+    return trained(job, fit(job), prepared.tally.counts(), started)
 
 
 def run_reference(
@@ -107,23 +74,21 @@ def run_reference(
     too far from our own on the rows that are compared.
     """
     started = time.monotonic()
-    model = model_files(config, model_path)
-    chat = ChatTokenizer(tokenizer_of(on_node(model)))
-    rows, counts, sampled = quadruple_rows(config, chat, quadruples, drawn)
-    rows = with_sampled_logps(rows, sampled[0]) if sampled else rows
-    job = prepare(config, "reference", config.wrpo, model, chat, rows, QUADRUPLE_RESPONSES, out)
-    shards = reference_shards(job, [row["prompt_id"] for row in rows])
+    job, prepared = prepare(config, "reference", model_path, quadruples, out, drawn)
+    sampler = prepared.sampler
+    forget_plan_by_ids(job, prepared.ids_digest)
+    shards = reference_shards(job, prepared.ids_digest)
     forget_not_finite(job)
-    if pending(job.folder, shards) or (sampled and read_check(job.scratch) is None):
+    if pending(job.folder, shards) or (sampler and read_check(job.scratch) is None):
         fit_workers(reference_worker, job)
     told: dict[str, Any] = {}
-    if sampled:
+    if sampler:
         compared = read_check(job.scratch) or []
         require_close(compared, config.wrpo.reference_check_tolerance)
-        told = {"sampler": dataclasses.asdict(sampled[1]) | {"check": differences(compared)}}
+        told = {"sampler": dataclasses.asdict(sampler) | {"check": differences(compared)}}
     finished = finish_reference(job, shards)
     seconds = round(time.monotonic() - started, 3)
-    return StepResult(finished.files, {**dataclasses.asdict(counts), **told, "seconds": seconds})
+    return StepResult(finished.files, {**dataclasses.asdict(prepared.tally.counts()), **told, "seconds": seconds})
 
 
 def model_files(config: FuseConfig, model_path: str) -> ModelFiles:
@@ -141,15 +106,25 @@ def model_files(config: FuseConfig, model_path: str) -> ModelFiles:
 
 
 def prepare(
-    config: FuseConfig, kind: Kind, train: TrainConfig, model: ModelFiles, chat: ChatTokenizer,
-    rows: Sequence[TokenRow], responses: Sequence[str], out: Location,
-) -> TrainJob:  # fmt: skip
-    """Write the tokenised rows and return the job."""
-    return TrainJob(
-        kind=kind, run_name=config.run.name, seed=config.run.seed, train=train, model=model,
-        tokens=write_tokens(out / SCRATCH, rows, responses), num_rows=len(rows), pad_token_id=chat.pad_token_id,
+    config: FuseConfig, kind: Kind, model_path: str, rows: Location, out: Location,
+    drawn: Location | None = None, reference: Location | None = None,
+) -> tuple[TrainJob, Prepared]:  # fmt: skip
+    """Have the rows tokenised below `out` and return the job; raises DataError when no row is left.
+
+    rows, drawn, reference: see Preparation. It is done on a node: the driver's may be a small one.
+    """
+    train = config.sft if kind == "sft" else config.wrpo
+    given = Preparation(kind, train, model_files(config, model_path), rows, out / SCRATCH, drawn, reference)
+    # Out of what the step was given for its first worker, which starts afterwards: there is room at once, and nobody
+    # else's CPU is taken.
+    num_cpus = min(1.0, train.num_cpus_per_worker)
+    prepared = in_one_task(prepare_tokens, given, given.folder, num_cpus, "the tokens of training")
+    job = TrainJob(
+        kind=kind, run_name=config.run.name, seed=config.run.seed, train=train, model=given.model,
+        tokens=prepared.told(train), num_rows=prepared.tally.num_kept, pad_token_id=prepared.pad_token_id,
         out=str(out), tracking=config.tracking,
     )  # fmt: skip
+    return job, prepared
 
 
 def fit(job: TrainJob) -> dict[str, Any]:

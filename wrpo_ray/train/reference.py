@@ -20,7 +20,8 @@ from wrpo_ray.config import WRPOConfig
 from wrpo_ray.errors import DataError
 from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import ReferenceLogps, to_table
-from wrpo_ray.storage.ledger import Finished, Shard, commit, finish, pending, planned
+from wrpo_ray.storage.ledger import Finished, Shard, commit, finish, pending
+from wrpo_ray.storage.range_plan import ItemList, RangeShard, planned_ranges
 from wrpo_ray.train.collate import Collate
 from wrpo_ray.train.engine_settings import zero_stage
 from wrpo_ray.train.files import on_node
@@ -28,21 +29,33 @@ from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.model import load_policy
 from wrpo_ray.train.ranks import Ranks, current_ranks
 from wrpo_ray.train.sampler_reference import compare, rows_to_check, too_far_apart, write_check
-from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, TokenRow, TokenTable, name_some
+from wrpo_ray.train.token_file import TokenRow
+from wrpo_ray.train.tokens import QUADRUPLE_RESPONSES, Named, TokenTable
 
 log = logging.getLogger(__name__)
 
 _MAX_ROWS_PER_SHARD = 256
 _SHARDS_PER_WORKER = 4
 _NOT_FINITE = "not_finite"
+_PLAN = "plan.json"
 # A Policy, or a DeepSpeed engine around one.
 Scorer = Callable[..., torch.Tensor]
 
 
-def reference_shards(job: TrainJob, prompt_ids: Sequence[str]) -> list[Shard]:
-    """Return how the rows are cut; a pass that has begun keeps its cut."""
-    per_worker = -(-len(prompt_ids) // (job.train.num_workers * _SHARDS_PER_WORKER))
-    return planned(job.folder, prompt_ids, min(_MAX_ROWS_PER_SHARD, per_worker))
+def reference_shards(job: TrainJob, ids_digest: str) -> list[RangeShard]:
+    """Return how the rows are cut, as ranges of the rows of tokens.parquet; a pass that has begun keeps its cut.
+
+    ids_digest: see TokenTable. Who has a shard's rows knows its prompt_ids; nobody has to hold those of all.
+    """
+    per_worker = -(-job.num_rows // (job.train.num_workers * _SHARDS_PER_WORKER))
+    return planned_ranges(job.folder, [ItemList(ids_digest, job.num_rows)], min(_MAX_ROWS_PER_SHARD, per_worker))
+
+
+def forget_plan_by_ids(job: TrainJob, ids_digest: str) -> None:
+    """Remove the plan of an older version, whose shards are named by their prompt_ids; such a pass starts anew."""
+    place = job.folder / _PLAN
+    if place.exists() and place.read_sealed()["items_sha256"] == ids_digest:
+        place.delete()
 
 
 def reference_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
@@ -53,24 +66,24 @@ def reference_worker(raw_job: dict[str, Any]) -> dict[str, Any]:
     device = ray.train.torch.get_device()
     device = cast(torch.device, device[0] if isinstance(device, list) else device)
     table = TokenTable(job.scratch, job.tokens, QUADRUPLE_RESPONSES)
-    row_of = {prompt_id: row for row, prompt_id in enumerate(table.prompt_ids)}
-    left = ranks.first(pending(job.folder, reference_shards(job, table.prompt_ids)))
+    left = cast(list[RangeShard], ranks.first(pending(job.folder, reference_shards(job, table.ids_digest()))))
     policy, share_prompts = frozen_policy(job, device)
     collate = Collate(QUADRUPLE_RESPONSES, share_prompts, job.pad_token_id)
     max_tokens = job.train.micro_batch_tokens
     if table.logps and not agrees_with_sampler(job, ranks, policy, collate, table, device):
         return {}
     mine = left[ranks.rank :: ranks.size]
-    planned_passes = [passes(collate, table, [row_of[item] for item in shard.items], max_tokens) for shard in mine]
+    planned_passes = [passes(collate, table, range(shard.start, shard.stop), max_tokens) for shard in mine]
     # Before the first of them: a rank that is done with its own must not wait for an answer from those that are not.
     num_passes = ranks.gathered(sum(map(len, planned_passes)))
     for number, (shard, made) in enumerate(zip(mine, planned_passes, strict=True), start=1):
-        rows = shard_rows(policy, table, [row_of[item] for item in shard.items], made, device)
+        rows = shard_rows(policy, table, range(shard.start, shard.stop), made, device)
         if broken := [row.prompt_id for row in rows if not all(math.isfinite(value) for value in _logps(row))]:
             # Not committed: numbers like these may come from a broken device, and the next run tries them again.
             (job.scratch / _NOT_FINITE / f"{shard.name}.json").write_json(broken)
         else:
-            commit(job.folder, shard, to_table(rows, ReferenceLogps), shard.items)
+            items = tuple(row.prompt_id for row in rows)
+            commit(job.folder, replace(shard, items=items), to_table(rows, ReferenceLogps), items)
         log.info("reference: shard %d of %d of rank %d", number, len(mine), ranks.rank)
     if zero_stage(job.train) == 3:
         keep_step(policy, collate, table, max(num_passes) - num_passes[ranks.rank], device)
@@ -188,11 +201,12 @@ def finish_reference(job: TrainJob, shards: Sequence[Shard]) -> Finished:
 
     Raises DataError, naming up to ten prompt_ids, when log-probs are not finite; StorageError when a shard is missing.
     """
-    notes = (job.scratch / _NOT_FINITE).walk()
-    broken = [prompt_id for note in notes for prompt_id in note.read_json()]
-    if broken:
+    broken = Named()
+    for note in (job.scratch / _NOT_FINITE).walk():
+        broken.add(note.read_json())
+    if broken.num_all:
         raise DataError(
-            f"{len(broken)} rows have reference log-probs that are not finite: {name_some(broken)}",
+            f"{broken.num_all} rows have reference log-probs that are not finite: {broken}",
             code="WRPO-T006",
             help="look at these rows and at the numbers of Target-SFT; `wrpo.precision: fp32` has the widest range",
         )

@@ -13,16 +13,17 @@ import heapq
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.errors import ModelError
 from wrpo_ray.schema import Quadruple, ResponseWithLogps, stable_hash
 from wrpo_ray.storage.location import Location
-from wrpo_ray.storage.tables import iter_rows
-from wrpo_ray.train.tokens import TokenRow, TokenTable
+from wrpo_ray.train.keyed_files import KeyedFiles
+from wrpo_ray.train.token_file import TokenRow
+from wrpo_ray.train.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 
@@ -45,36 +46,56 @@ class SamplerCounts:
     num_by_own_pass: Mapping[str, int]
 
 
-def usable_samples(
-    drawn: Location, quadruples: Sequence[Quadruple], rows: Sequence[TokenRow], chat: ChatTokenizer, max_length: int
-) -> tuple[Sampled, SamplerCounts]:
-    """Return the drawn responses whose ids and log-probs the tokenised `rows` can take, and counts.
+@dataclass
+class SamplerTally:
+    """Counts y_wt and y_l that come one after the other; see SamplerCounts."""
 
-    drawn: finished sampling step with rows of ResponseWithLogps.
-    """
-    found = _drawn(drawn, quadruples)
-    special = special_ids(chat)
-    usable: dict[tuple[str, str], ResponseWithLogps] = {}
-    others: Counter[str] = Counter()
-    num_with_other_ids = 0
-    for row in rows:
-        for name in SAMPLED_RESPONSES:
-            response = found.get((row["prompt_id"], name))
-            reason = why_own_pass(response, len(row["prompt"]), chat.end_token_id, special, max_length)
-            if response is None or reason is not None:
-                others[reason or ""] += 1
-                continue
-            usable[row["prompt_id"], name] = response
-            num_with_other_ids += response.token_ids != row[name]
-    counts = SamplerCounts(len(usable), num_with_other_ids, dict(sorted(others.items())))
+    num_from_sampler: int = 0
+    num_with_other_ids: int = 0
+    by_own_pass: Counter[str] = field(default_factory=Counter)
+
+    def counts(self) -> SamplerCounts:
+        """Return the counts so far."""
+        return SamplerCounts(self.num_from_sampler, self.num_with_other_ids, dict(sorted(self.by_own_pass.items())))
+
+
+def log_counts(counts: SamplerCounts) -> None:
+    """Log what became of y_wt and y_l."""
     log.info(
         "%d responses as they were drawn (%d with ids that their text would not give), %d by our own pass: %s",
-        counts.num_from_sampler, num_with_other_ids, others.total(), dict(counts.num_by_own_pass),
+        counts.num_from_sampler, counts.num_with_other_ids, sum(counts.num_by_own_pass.values()),
+        dict(counts.num_by_own_pass),
     )  # fmt: skip
-    return usable, counts
 
 
-def _drawn(drawn: Location, quadruples: Sequence[Quadruple]) -> dict[tuple[str, str], ResponseWithLogps]:
+class DrawnResponses:
+    """y_wt and y_l as a finished sampling step with rows of ResponseWithLogps drew them."""
+
+    def __init__(self, drawn: Location, chat: ChatTokenizer, max_length: int) -> None:
+        self._files = KeyedFiles(drawn, ResponseWithLogps)
+        self._end_token_id, self._special, self._max_length = chat.end_token_id, special_ids(chat), max_length
+
+    def usable(self, quadruples: Sequence[Quadruple], rows: Sequence[TokenRow], tally: SamplerTally) -> Sampled:
+        """Return the responses whose ids and log-probs the tokenised `rows` can take; counts all in `tally`."""
+        found = drawn_of(self._files.rows([row["prompt_id"] for row in rows]), quadruples)
+        usable: dict[tuple[str, str], ResponseWithLogps] = {}
+        for row in rows:
+            for name in SAMPLED_RESPONSES:
+                response = found.get((row["prompt_id"], name))
+                num_prompt_tokens = len(row["prompt"])
+                reason = why_own_pass(response, num_prompt_tokens, self._end_token_id, self._special, self._max_length)
+                if response is None or reason is not None:
+                    tally.by_own_pass[reason or ""] += 1
+                    continue
+                usable[row["prompt_id"], name] = response
+                tally.num_from_sampler += 1
+                tally.num_with_other_ids += response.token_ids != row[name]
+        return usable
+
+
+def drawn_of(
+    drawn: Iterable[ResponseWithLogps], quadruples: Sequence[Quadruple]
+) -> dict[tuple[str, str], ResponseWithLogps]:
     """Find y_wt and y_l by their text; of two draws of one text the first will do, its ids and log-prob go together."""
     wanted = {
         (row.prompt_id, getattr(row, name), getattr(row, f"{name}_finish_reason")): (row.prompt_id, name)
@@ -82,11 +103,10 @@ def _drawn(drawn: Location, quadruples: Sequence[Quadruple]) -> dict[tuple[str, 
         for name in SAMPLED_RESPONSES
     }
     found: dict[tuple[str, str], ResponseWithLogps] = {}
-    for file_rows in iter_rows(drawn, ResponseWithLogps):
-        for response in file_rows:
-            key = wanted.get((response.prompt_id, response.text, response.finish_reason))
-            if key is not None and (key not in found or response.sample_index < found[key].sample_index):
-                found[key] = response
+    for response in drawn:
+        key = wanted.get((response.prompt_id, response.text, response.finish_reason))
+        if key is not None and (key not in found or response.sample_index < found[key].sample_index):
+            found[key] = response
     return found
 
 

@@ -1,11 +1,10 @@
-"""Rows of text to rows of token ids, once on the driver; workers read the Parquet file that comes of it."""
+"""Rows of text to rows of token ids, once before training; workers read the Parquet file that comes of it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,10 +13,11 @@ from wrpo_ray.batching import cut_response
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import TrainConfig
 from wrpo_ray.errors import DataError
-from wrpo_ray.schema import Quadruple, ReferenceLogps, SFTExample
+from wrpo_ray.schema import Quadruple, SFTExample
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
-from wrpo_ray.storage.tables import verified_bytes, write_table
+from wrpo_ray.storage.tables import verified_bytes
+from wrpo_ray.train.token_file import IdDigest, TokenRow, token_writer
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +25,7 @@ QUADRUPLE_RESPONSES = ("source_chosen", "target_chosen", "rejected")
 SFT_RESPONSES = ("response",)
 RESPONSES_OF = {"sft": SFT_RESPONSES, "reference": QUADRUPLE_RESPONSES, "wrpo": QUADRUPLE_RESPONSES}
 _MAX_NAMED = 10
-
-TokenRow = dict[str, Any]
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -39,36 +38,75 @@ class TokenCounts:
     num_responses_cut: int
 
 
+@dataclass
+class TokenTally:
+    """Counts what becomes of rows that come one after the other; first_refused: up to ten prompt_ids and why."""
+
+    num_given: int = 0
+    num_kept: int = 0
+    num_refused: int = 0
+    num_cut: int = 0
+    first_refused: list[tuple[str, str]] = field(default_factory=list)
+
+    def refuse(self, prompt_id: str, reason: str) -> None:
+        """Note a row that the chat template refuses."""
+        self.num_refused += 1
+        if len(self.first_refused) < _MAX_NAMED:
+            self.first_refused.append((prompt_id, reason))
+
+    def counts(self) -> TokenCounts:
+        """Return the counts so far."""
+        num_too_long = self.num_given - self.num_kept - self.num_refused
+        return TokenCounts(self.num_kept, num_too_long, self.num_refused, self.num_cut)
+
+    def tell(self, train: TrainConfig) -> None:
+        """Log the counts; raises DataError when no row is left."""
+        for prompt_id, reason in self.first_refused:
+            log.warning("prompt %s is left out: %s", prompt_id, reason)
+        if (num_more := self.num_refused - len(self.first_refused)) > 0:
+            log.warning("%d more prompts are left out for what the chat template says of them", num_more)
+        log.info(
+            "%d rows; %d left out (prompt over %d tokens); %d responses cut at %d tokens with their prompt",
+            self.num_kept, self.counts().num_rows_too_long_prompt, train.max_prompt_length, self.num_cut,
+            train.max_length,
+        )  # fmt: skip
+        if not self.num_kept:
+            raise DataError(f"none of {self.num_given} rows has a prompt of at most {train.max_prompt_length} tokens")
+
+
 def tokenise(
     rows: Sequence[SFTExample] | Sequence[Quadruple], responses: Sequence[str], chat: ChatTokenizer, train: TrainConfig
 ) -> tuple[list[TokenRow], TokenCounts]:
     """Return each row as prompt_id, `prompt` ids and one list of ids per response, with counts of what did not fit.
 
-    Raises DataError when no row is left.
+    Raises DataError when no row is left. Training does the same piece by piece: see preparation.prepare_tokens.
     """
+    tally = TokenTally()
+    kept = fitting(rows, responses, chat, train, tally)
+    tally.tell(train)
+    return kept, tally.counts()
+
+
+def fitting(
+    rows: Sequence[SFTExample] | Sequence[Quadruple], responses: Sequence[str], chat: ChatTokenizer, train: TrainConfig,
+    tally: TokenTally,
+) -> list[TokenRow]:  # fmt: skip
+    """Return the rows that fit as token ids, and count in `tally` what became of all."""
     kept: list[TokenRow] = []
-    refused: list[str] = []
-    num_cut = 0
+    tally.num_given += len(rows)
     for row in rows:
         try:
             prompt, encoded = _encode(row, responses, chat)
         except DataError as error:
-            log.warning("prompt %s is left out: %s", row.prompt_id, error)
-            refused.append(row.prompt_id)
+            tally.refuse(row.prompt_id, str(error))
             continue
         if len(prompt) > train.max_prompt_length:
             continue
         cut = {name: cut_response(len(prompt), ids, train.max_length) for name, ids in encoded.items()}
-        num_cut += sum(len(cut[name]) < len(encoded[name]) for name in responses)
+        tally.num_cut += sum(len(cut[name]) < len(encoded[name]) for name in responses)
         kept.append({"prompt_id": row.prompt_id, "prompt": prompt, **cut})
-    counts = TokenCounts(len(kept), len(rows) - len(kept) - len(refused), len(refused), num_cut)
-    log.info(
-        "%d rows; %d left out (prompt over %d tokens); %d responses cut at %d tokens with their prompt",
-        counts.num_rows, counts.num_rows_too_long_prompt, train.max_prompt_length, num_cut, train.max_length,
-    )  # fmt: skip
-    if not kept:
-        raise DataError(f"none of {len(rows)} rows has a prompt of at most {train.max_prompt_length} tokens")
-    return kept, counts
+    tally.num_kept += len(kept)
+    return kept
 
 
 def _encode(
@@ -83,51 +121,41 @@ def _encode(
     return chat.encode_prompt(row.messages), encoded
 
 
-def join_reference(rows: Sequence[TokenRow], reference: Sequence[ReferenceLogps]) -> list[TokenRow]:
-    """Return `rows` with the reference's log-probs added, joined by prompt_id.
-
-    Raises DataError, naming up to ten prompt_ids, when one is missing or was made with other token counts.
-    """
-    found = {row.prompt_id: row for row in reference}
-    missing = [row["prompt_id"] for row in rows if row["prompt_id"] not in found]
-    if missing:
-        raise DataError(f"{len(missing)} rows have no reference log-probs: {name_some(missing)}")
-    other = [row["prompt_id"] for row in rows if _lengths(row) != _reference_lengths(found[row["prompt_id"]])]
-    if other:
-        raise DataError(f"{len(other)} rows were tokenised differently for the reference: {name_some(other)}")
-    columns = [f"{name}_logps" for name in QUADRUPLE_RESPONSES]
-    return [{**row, **{column: getattr(found[row["prompt_id"]], column) for column in columns}} for row in rows]
-
-
-def name_some(prompt_ids: Sequence[str]) -> str:
-    """Return up to ten prompt_ids as text."""
-    more = f" and {len(prompt_ids) - _MAX_NAMED} more" if len(prompt_ids) > _MAX_NAMED else ""
+def name_some(prompt_ids: Sequence[str], num_all: int | None = None) -> str:
+    """Return up to ten prompt_ids as text; `num_all` says how many there are when those are only the first."""
+    num_more = (len(prompt_ids) if num_all is None else num_all) - _MAX_NAMED
+    more = f" and {num_more} more" if num_more > 0 else ""
     return ", ".join(prompt_ids[:_MAX_NAMED]) + more
 
 
-def _lengths(row: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(len(row[name]) for name in QUADRUPLE_RESPONSES)
+@dataclass
+class Named:
+    """Counts prompt_ids and keeps the first ten, to be named in an error."""
 
+    num_all: int = 0
+    first: list[str] = field(default_factory=list)
 
-def _reference_lengths(row: ReferenceLogps) -> tuple[int, ...]:
-    return tuple(getattr(row, f"{name}_num_tokens") for name in QUADRUPLE_RESPONSES)
+    def add(self, prompt_ids: Sequence[str]) -> None:
+        """Count more of them."""
+        self.num_all += len(prompt_ids)
+        self.first += prompt_ids[: _MAX_NAMED - len(self.first)]
+
+    def __str__(self) -> str:
+        return name_some(self.first, self.num_all)
 
 
 def write_tokens(folder: Location, rows: Sequence[TokenRow], responses: Sequence[str]) -> FileEntry:
-    """Write tokenised rows, with log-probs of the reference where they have them, for `TokenTable` to read.
-
-    Equal rows give equal bytes: the entry's hash names what a training run goes through.
-    """
-    fields = [pa.field("prompt_id", pa.string())]
-    fields += [pa.field(name, pa.list_(pa.int32())) for name in ("prompt", *responses)]
-    fields += [pa.field(f"{name}_logps", pa.float64()) for name in responses if f"{name}_logps" in rows[0]]
-    return write_table(folder, "tokens.parquet", pa.Table.from_pylist(list(rows), schema=pa.schema(fields)))
+    """Write tokenised rows, with log-probs of the reference where they have them, for `TokenTable` to read."""
+    with_logps = {name for name in responses if f"{name}_logps" in rows[0]}
+    with token_writer(folder, responses, with_logps) as writer:
+        writer.write(rows)
+        return writer.store()
 
 
 class TokenTable:
     """Tokenised rows by index; they stay in Arrow's memory until a batch asks for them.
 
-    Raises StorageError when the file is not the one that `write_tokens` wrote.
+    Raises StorageError when the file is not the one that was written.
     """
 
     def __init__(self, folder: Location, entry: FileEntry, responses: Sequence[str]) -> None:
@@ -150,6 +178,13 @@ class TokenTable:
     def prompt_ids(self) -> list[str]:
         """The key of every row."""
         return self.table["prompt_id"].to_pylist()
+
+    def ids_digest(self) -> str:
+        """Return one hash over all prompt_ids in their order, as TokenWriter.digest has it."""
+        digest = IdDigest()
+        for batch in self.table.select(["prompt_id"]).to_batches(max_chunksize=_ROWS_AT_ONCE):
+            digest.update(batch.column(0).to_pylist())
+        return digest.hexdigest()
 
     def rows(self, indices: Sequence[int]) -> list[TokenRow]:
         """Return the rows at `indices`, in that order."""
