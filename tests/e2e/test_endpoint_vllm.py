@@ -18,7 +18,7 @@ from tests.tiny import chatml_tokenizer, save_qwen2
 from wrpo_ray.config import EngineConfig, ModelConfig, OpenAISourceConfig, SamplingConfig
 from wrpo_ray.engines.openai_generator import OpenAIGenerator
 from wrpo_ray.engines.protocol import SetAside
-from wrpo_ray.engines.vllm_engine import _CPU_ENVIRONMENT
+from wrpo_ray.engines.vllm_engine import CPU_ENVIRONMENT
 from wrpo_ray.engines.vllm_generator import VllmGenerator
 from wrpo_ray.errors import ModelError
 from wrpo_ray.preflight.endpoint import check_endpoint
@@ -48,7 +48,7 @@ def base_url(model_path: Path) -> Iterator[str]:
     log = model_path.parent / "server.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **_CPU_ENVIRONMENT}
+            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **CPU_ENVIRONMENT}
         )
     try:
         _wait(server, f"http://127.0.0.1:{port}/health", log)
