@@ -30,8 +30,7 @@ def main() -> int:
 def fuse(options: argparse.Namespace) -> int:
     """Check everything, then import what is heavy and run."""
     config = load_config(options.config, options.overrides)
-    from wrpo_ray.live.closing import closing_text
-    from wrpo_ray.live.show import shown
+    from wrpo_ray.live import closing, show
     from wrpo_ray.run import checked_pipeline, driving, run, usable
     from wrpo_ray.summary import run_summary
 
@@ -41,9 +40,9 @@ def fuse(options: argparse.Namespace) -> int:
     with driving(config) as lease:
         pipeline = checked_pipeline(config, options.only)
         print(usable(pipeline, options.retry_broken_sources).plan(), flush=True)
-        with shown(config, options.only) as live:
+        with show.shown(config, options.only) as live:
             manifests = run(pipeline, lease, options.only, options.accept_changes)
-    print(f"{run_summary(manifests)}\n\n{closing_text(live, manifests)}", flush=True)
+    print(f"{run_summary(manifests)}\n\n{closing.closing_text(live, manifests)}", flush=True)
     return 0
 
 

@@ -18,11 +18,13 @@ class StepsChosen:
     """The run is about to work through these steps, in this order; told again when it goes on without a source.
 
     It is the one event of no step. plan: what `planning.against.plan_record` stores. broken_sources: left out so far.
+    fingerprints: of the steps, by name; a step whose fingerprint has changed is made again.
     """
 
     steps: tuple[str, ...]
     broken_sources: tuple[str, ...] = ()
     plan: Mapping[str, Any] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ Event = StepsChosen | StepFound | StepBegan | WorkBegan | ReplicasChanged | Shar
 Listener = Callable[[str, Event], None]
 """Gets the step's name ("" for an event of the run) and the event, in the thread that works on the step.
 
-It must be quick and thread-safe, and pass over events that it does not know.
+It must be quick and thread-safe, and pass over events that it does not know. What it raises, the step raises.
 """
 
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())

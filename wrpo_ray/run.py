@@ -120,7 +120,8 @@ def _submit(asked: Pipeline, current: Pipeline, lease: Lease | NoLease, accept_c
     entry = json.loads(redacted(json.dumps(entry)))
     record(folder, entry)
     # Also what a live view shows; told again for every source that the run goes on without.
-    announce(StepsChosen(tuple(step.name for step in current.steps), tuple(current.broken_sources), entry["plan"]))
+    fingerprints = {step.name: step.fingerprint for step in current.steps}
+    announce(StepsChosen(tuple(fingerprints), tuple(current.broken_sources), entry["plan"], fingerprints))
 
 
 @contextmanager
@@ -149,12 +150,13 @@ class _Work:
     def to_the_end(self) -> dict[str, Manifest]:
         """Work through the steps, those that are ready side by side, and return their manifests."""
         versions, config = installed(), self.current.config
+        planned = _planned_jobs(config)
         prefetcher = Prefetcher(models_of(config, self.current.steps), config.ray.num_models_ahead)
         runner = StepRunner(
             work_on=lambda step: execute(step, self.current.layout, versions, self.lease.check),
             is_complete=lambda step: complete(step, self.current.layout),
-            read_nodes=lambda: read_nodes(self.asked.config),
-            planned=_planned_jobs(config),
+            read_nodes=lambda: read_nodes(self.asked.config, planned),
+            planned=planned,
             before_each=self.lease.check,
             replaced=self._without_source,
             coming=prefetcher.ahead,

@@ -236,3 +236,36 @@ def test_a_storm_of_events_from_eight_threads_is_cheap_and_none_is_lost():
     counts = [sum(each.rows for each in view.steps) for view in views]
     assert counts == sorted(counts)
     assert cpu_s / num_events < 20e-6
+
+
+def test_a_step_under_another_fingerprint_is_made_again():
+    clock, steps = Clock(), ("sample-a", "score-a")
+    live = live_run(clock)
+    live("", StepsChosen(steps, (), {}, {"sample-a": "1", "score-a": "1"}))
+    for name in steps:
+        live(name, StepBegan())
+        live(name, ReplicasChanged(1, 2.0))
+        live(name, WorkBegan(100, 0, 10))
+        live(name, ShardDone(100, 500, 4.0))
+    live("sample-a", StepEnded(10.0))
+    clock.now = 10.0
+    # Another source has broken: one of the two is changed by it, and both were under way.
+    live("", StepsChosen(steps, ("b",), {}, {"sample-a": "2", "score-a": "1"}))
+    again = step(live, "sample-a")
+    assert (again.phase, again.rows_done, again.share, again.units, again.seconds) == ("waiting", 0, 0.0, 0.0, None)
+    assert (step(live, "score-a").phase, step(live, "score-a").rows_done) == ("running", 100)
+    live("sample-a", StepBegan())
+    live("sample-a", WorkBegan(120, 0, 12))
+    live("sample-a", ShardDone(20, 100, 4.0))
+    again = step(live, "sample-a")
+    # What it has done at all is work of this start all the same.
+    assert (again.phase, again.rows_done, again.share, again.rows, again.tokens) == ("running", 20, 20 / 120, 120, 600)
+
+
+def test_a_step_that_begins_again_without_a_word_counts_its_rows_once():
+    live = live_run(Clock())
+    for _ in range(2):
+        live("sample-a", StepBegan())
+        live("sample-a", WorkBegan(100, 0, 10))
+        live("sample-a", ShardDone(20, 100, 4.0))
+    assert (step(live, "sample-a").rows_done, step(live, "sample-a").share) == (20, 0.2)

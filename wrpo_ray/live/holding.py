@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from wrpo_ray.claims import VERIFIER_RESOURCES
 from wrpo_ray.config import (
     FuseConfig,
     OpenAISourceConfig,
@@ -16,8 +17,6 @@ from wrpo_ray.config import (
 from wrpo_ray.planning.stage import Kind
 
 CPU = "CPU"
-# What data.scoring gives to the process of a rule.
-_VERIFIER_CPUS = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ def _sampling(config: FuseConfig, source: SourceConfig | None) -> Holding:
 
 
 def _scoring(config: FuseConfig, source: str | None) -> Holding:
-    if isinstance(config.reward, VerifierRewardConfig):
-        return Holding("scoring", CPU, _VERIFIER_CPUS, source=source)
-    return Holding("scoring", *_unit(config, config.reward.resources), source=source)
+    reward = config.reward
+    resources = VERIFIER_RESOURCES if isinstance(reward, VerifierRewardConfig) else reward.resources
+    return Holding("scoring", *_unit(config, resources), source=source)
 
 
 def _unit(config: FuseConfig, resources: ResourcesConfig) -> tuple[str, float]:

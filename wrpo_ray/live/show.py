@@ -11,6 +11,7 @@ from typing import TextIO
 
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.events import Event, listening
+from wrpo_ray.live.guard import Guard, Guarded
 from wrpo_ray.live.holding import holdings
 from wrpo_ray.live.line import event_line, progress_line
 from wrpo_ray.live.metrics import WhileConnected
@@ -27,6 +28,7 @@ EXPORT_S = 5.0
 def shown(config: FuseConfig, only: str | None = None, stream: TextIO | None = None) -> Iterator[LiveRun]:
     """Show the run of `config` while the body works on it, and yield what is known of it.
 
+    No error of what shows it reaches the body or what it works on.
     only: the one step that is to be made, if it is one. stream: where to show it, stderr when left out.
     """
     from wrpo_ray.live.terminal import is_terminal, on_terminal
@@ -37,8 +39,9 @@ def shown(config: FuseConfig, only: str | None = None, stream: TextIO | None = N
     live = LiveRun(config.run.name, config.prices, holdings(config), time.monotonic, only, heard)
     exporter = WhileConnected()
     with ExitStack() as stack:
-        stack.enter_context(listening(live))
-        stack.enter_context(on_terminal(live.view, place) if on_screen else _in_log(live.view, config))
+        stack.enter_context(listening(Guard("the count of what the run has done").around(live)))
+        display = on_terminal(live.view, place) if on_screen else _in_log(live.view, config)
+        stack.enter_context(Guarded(display, "the display of the run"))
         stack.enter_context(every(EXPORT_S, lambda: exporter.export(live.view()), "live-metrics"))
         yield live
 

@@ -31,6 +31,7 @@ from wrpo_ray.live.view import Phase, RunView, StepView
 class _Step:
     name: str
     holding: Holding | None
+    fingerprint: str | None = None
     phase: Phase = "waiting"
     began_at: float | None = None
     seconds: float | None = None
@@ -46,6 +47,18 @@ class _Step:
     pace: Pace | None = None
     set_aside: Counter[str] = field(default_factory=Counter)
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def choose(self, now: float, fingerprint: str | None) -> None:
+        """Keep the step; under another fingerprint it is made again, and what this start has done of it stays counted.
+
+        fingerprint: None when it is not told.
+        """
+        if None not in (fingerprint, self.fingerprint) and fingerprint != self.fingerprint:
+            self.hold(now, 0)
+            # None of its rows are done, and those that were made are this start's work all the same.
+            self.phase, self.began_at, self.seconds, self.rows_before = "waiting", None, None, -self.rows
+            self.pace, self.metrics = None, {}
+        self.fingerprint = fingerprint or self.fingerprint
 
     def hold(self, now: float, replicas: int, num_gpus: float | None = None) -> None:
         """Count what was held until now, and hold this from now on; num_gpus: what the event told, if it told."""
@@ -126,6 +139,7 @@ class LiveRun:
         known, self._steps = self._steps, {}
         for name in names:
             self._steps[name] = known.pop(name, None) or _Step(name, self._holding(name))
+            self._steps[name].choose(now, event.fingerprints.get(name))
         # What is chosen no more belongs to a source that the run goes on without.
         for name, step in known.items():
             step.hold(now, 0)
@@ -147,8 +161,9 @@ def _take(step: _Step, event: Event, now: float) -> None:
         case TrainingAt():
             _train(step, event, now)
         case WorkBegan():
-            # Of a step that is tried again, this start may have done some rows itself.
-            step.rows_all, step.rows_before = event.num_rows, max(0, event.num_rows_done - step.rows)
+            # Of a step that is tried again, this start may have done some rows itself; of one that is made anew, all of
+            # them for nothing, and the difference is negative.
+            step.rows_all, step.rows_before = event.num_rows, event.num_rows_done - step.rows
             step.pace = Pace(now)
         case StepBegan():
             step.phase, step.began_at, step.pace = "running", now, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -80,7 +80,10 @@ def _logging_to(real: TextIO, shown: TextIO) -> Iterator[None]:
 def _move_handlers(before: TextIO, after: TextIO) -> None:
     for handler in _stream_handlers():
         if handler.stream is before:
-            handler.setStream(after)
+            # It writes what it has left first, and that fails on a terminal that is gone.
+            with suppress(OSError, ValueError):
+                handler.setStream(after)
+            handler.stream = after
 
 
 def _stream_handlers() -> Iterator[logging.StreamHandler[Any]]:

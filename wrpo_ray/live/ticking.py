@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from wrpo_ray.live.guard import Guard
+
 # A body that is interrupted has two seconds in all until its process ends.
 _JOIN_S = 1.0
 
@@ -13,11 +15,12 @@ _JOIN_S = 1.0
 @contextmanager
 def every(seconds: float, tick: Callable[[], None], name: str) -> Iterator[None]:
     """Call `tick` each so many seconds while the body runs; an error in it ends the calls and not the body."""
-    stopped = threading.Event()
+    stopped, guard = threading.Event(), Guard(f"what the thread {name} does")
 
     def loop() -> None:
-        while not stopped.wait(seconds):
-            tick()
+        while not guard.has_failed and not stopped.wait(seconds):
+            with guard:
+                tick()
 
     thread = threading.Thread(target=loop, name=name, daemon=True)
     thread.start()
