@@ -10,11 +10,12 @@ import pytest
 
 from wrpo_ray.claims import Claim, StepStoppedError, current_grant, granted, whole_grant
 from wrpo_ray.events import StepBegan, emit, listening, within
+from wrpo_ray.planning.accelerators import CPU
 from wrpo_ray.planning.schedule import Job
 from wrpo_ray.scheduling.estimates import left_s, tasks_of
-from wrpo_ray.scheduling.nodes import Node
+from wrpo_ray.scheduling.nodes import Node, Room
 from wrpo_ray.scheduling.policy import Task
-from wrpo_ray.scheduling.ray_nodes import alive_nodes, expected_nodes
+from wrpo_ray.scheduling.ray_nodes import alive_nodes, expected_nodes, largest_demands
 from wrpo_ray.scheduling.runner import StepRunner
 from wrpo_ray.steps import Step, StepResult
 from wrpo_ray.storage.location import Location
@@ -196,3 +197,19 @@ def test_nodes_are_read_with_their_types_and_the_autoscalers_limit_fills_up() ->
         (4, 8, "H100"),
         (2, 8, "H100"),
     ]
+    assert alive_nodes(shown, {"a": 0}) == [Node("c", 2)]
+
+
+def test_a_node_may_have_two_names_for_its_accelerators() -> None:
+    resources = {"CPU": 8.0, "GPU": 8.0, "accelerator_type:A100": 1.0, "accelerator_type:A100-80G": 1.0}
+    both = alive_nodes([{"NodeID": "a", "Alive": True, "Resources": resources}])
+    for name in ("A100", "A100-80G", None):
+        assert Room.of(both).place(Claim(1.0, 8.0, name)) == ("a",)
+    assert Room.of(both).place(Claim(1.0, 8.0, "A100-40G")) is None
+    # Ray itself says A100 of both kinds; what is there already is not expected once more.
+    assert not list(expected_nodes([Node("a", 8, 8, "A100")], {"A100-80G": 8}, "H100"))
+
+
+def test_what_the_plan_asks_for_at_most_may_come() -> None:
+    jobs = [Job("a", "H100", 2.0, 1.0, max_replicas=4), Job("b", "H100", 0.5, 1.0), Job("c", CPU, 4.0, 1.0)]
+    assert largest_demands(jobs) == {"H100": 8}

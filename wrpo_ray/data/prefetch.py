@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # Which of the nodes that can hold a replica will get one is not known before; a miss costs one download more.
 _NODES_PER_REPLICA = 2
+# See allocated_steps.
+_FIRST_LOAD = "first-"
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ class Prefetcher:
         """Fetch the models of the steps that come next, soonest first; returns at once and may be called often."""
         self._tell_finished()
         coming = {self.models[step].files.path: self.models[step] for step in steps if step in self.models}
-        uses = Counter(each.files.path for each in self.models.values())
-        own = [path for path in coming if uses[path] == 1]
+        # The two loads of a source (sampling.allocation) are one model's.
+        uses = Counter(each.files.path for step, each in self.models.items() if not step.startswith(_FIRST_LOAD))
+        own = [path for path in coming if uses[path] <= 1]
         for path, each in coming.items():
             if self.num_ahead and (uses[path] > 1 or path in own[: self.num_ahead]):
                 for node in _fitting(each.resources, nodes):

@@ -55,8 +55,8 @@ class Places:
         self._starting.append(place)
         if len(place) != 1 or place[0].startswith(EXPECTED):
             return {}
-        # Soft: when the node is gone, or a replica is started again, any other one will do.
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(place[0], soft=True)}
+        # Soft, and elsewhere at once when the node is gone or full: others may use the cluster too.
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(place[0], soft=True, _spill_on_unavailable=True)}
 
     def adjust(self, pool: AutoscalingActorPool, num_finished: int, is_dispatched: bool) -> None:
         """Start what was granted, end one that has nothing left to do, and tell what there is."""

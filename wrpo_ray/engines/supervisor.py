@@ -19,6 +19,8 @@ from wrpo_ray.engines.turns import Turns
 from wrpo_ray.errors import InterruptedRunError, ModelError, WrpoError
 
 log = logging.getLogger(__name__)
+# Another batch may end the engine at that moment, but not so often.
+_MOST_GONE = 10
 
 
 class SupervisedEngine:
@@ -62,7 +64,7 @@ class SupervisedEngine:
             self._running.close()
 
     def _attempt(self, counts: Counter[str], rows: Sequence[Any]) -> list[Any]:
-        while True:
+        for _ in range(_MOST_GONE):
             try:
                 outcomes, counted = self._engine(counts).answer(rows)
             except EngineGoneError:
@@ -70,6 +72,11 @@ class SupervisedEngine:
             counts.update(counted)
             require_one_each(outcomes, rows, self.title)
             return outcomes
+        raise ModelError(
+            f"{self.title}: the engine started and ended {_MOST_GONE} times in a row before it took any rows",
+            code="WRPO-E001",
+            help="the Ray logs of the replica hold the whole output; check the model's path, dtype and memory",
+        )
 
     def _engine(self, counts: Counter[str]) -> Exchange:
         """Return the running engine, started if need be; one that could not start is not tried again."""

@@ -13,12 +13,18 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Node:
-    """A node: its id, CPUs, GPUs and the accelerator type of the latter, None when it is not known."""
+    """A node: its id, CPUs, GPUs, the accelerator type of the latter, None when it is not known, and its other names."""
 
     node_id: str
     num_cpus: float
     num_gpus: int = 0
     accelerator_type: str | None = None
+    other_types: tuple[str, ...] = ()
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """All names of its accelerator type."""
+        return (*((self.accelerator_type,) if self.accelerator_type else ()), *self.other_types)
 
 
 @dataclass
@@ -30,7 +36,7 @@ class _Free:
     gpus: list[float]
 
     def fits(self, cpus: float, gpus: float, accelerator_type: str | None) -> bool:
-        if cpus > self.cpus + _ROUNDING or (accelerator_type not in (None, self.node.accelerator_type)):
+        if cpus > self.cpus + _ROUNDING or (accelerator_type is not None and accelerator_type not in self.node.types):
             return False
         return self._gpus_for(gpus) is not None
 
