@@ -69,6 +69,9 @@ class StepStoppedError(Exception):
 NOTHING = Claim(num_cpus=0.0)
 """Of a step that works in the driver alone."""
 
+PARTS = Claim(num_cpus=0.5)
+"""Of a step that is made by tasks (data.parts): they run where room is left, one after the other at worst."""
+
 
 @dataclass
 class Grant:

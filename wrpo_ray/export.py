@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig
-from wrpo_ray.data.exporters import fits_wrpo_release, to_trl_preference, to_wrpo_release
+from wrpo_ray.data.exporters import to_trl_preference, to_wrpo_release
 from wrpo_ray.errors import ConfigError, StorageError
 from wrpo_ray.model_card import dataset_card
 from wrpo_ray.models import load_tokenizer, local_model
 from wrpo_ray.schema import Quadruple
 from wrpo_ray.storage.location import Location, json_bytes, locate
 from wrpo_ray.storage.manifest import FileEntry
-from wrpo_ray.storage.tables import parquet_entries, read_file, read_verified, write_file, write_table
+from wrpo_ray.storage.tables import parquet_entries, read_file, write_file, write_table
 
 _GENERATION_CONFIG, _CARD = "generation_config.json", "README.md"
 
@@ -46,12 +44,13 @@ def export_datasets(
 
     Returns the files and the counts.
     """
+    pairs: list[FileEntry] = []
+    release: list[FileEntry] = []
     entries = parquet_entries(quadruples)
-    # `datasets.load_dataset` stumbles over files without rows.
-    fitting = [entry for entry in entries if fits_wrpo_release(read_verified(quadruples, entry, Quadruple.SCHEMA))]
-    preference = functools.partial(to_trl_preference, target=config.target.name)
-    pairs = _data_files(folder / "datasets/trl_preference", preference, quadruples, entries)
-    release = _data_files(folder / "datasets/wrpo_release", to_wrpo_release, quadruples, fitting)
+    for entry in entries:
+        rows = read_file(quadruples, entry, Quadruple)
+        pairs += _data_file(folder, "trl_preference", len(pairs), to_trl_preference(rows, config.target.name))
+        release += _data_file(folder, "wrpo_release", len(release), to_wrpo_release(rows))
     cards = [
         write_file(folder, f"datasets/{name}/{_CARD}", dataset_card(config, name).encode("utf-8"))
         for name in ("trl_preference", "wrpo_release")
@@ -61,29 +60,15 @@ def export_datasets(
         "num_release_rows": _num_rows(release),
         "num_not_in_release_format": _num_rows(entries) - _num_rows(release),
     }
-    named = [
-        dataclasses.replace(entry, path=f"datasets/{name}/{entry.path}")
-        for name, files in (("trl_preference", pairs), ("wrpo_release", release))
-        for entry in files
-    ]
-    return [*named, *cards], counts
+    return [*pairs, *release, *cards], counts
 
 
-def _data_files(
-    folder: Location,
-    convert: Callable[[Sequence[Quadruple]], pa.Table],
-    quadruples: Location,
-    entries: Sequence[FileEntry],
-) -> list[FileEntry]:
-    """Write one file below `folder` for each of the files `entries`, one after the other."""
-    return [
-        write_table(
-            folder,
-            f"data/train-{number:05d}-of-{len(entries):05d}.parquet",
-            convert(read_file(quadruples, entry, Quadruple)),
-        )
-        for number, entry in enumerate(entries)
-    ]
+def _data_file(folder: Location, name: str, number: int, table: pa.Table) -> list[FileEntry]:
+    """Write one more file of a data set, unless it has no rows: `datasets.load_dataset` stumbles over such files.
+
+    How many there will be is not known yet, so its name does not tell.
+    """
+    return [write_table(folder, f"datasets/{name}/data/train-{number:05d}.parquet", table)] if table.num_rows else []
 
 
 def _num_rows(entries: Sequence[FileEntry]) -> int:

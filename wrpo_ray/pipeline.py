@@ -15,7 +15,7 @@ from typing import Any
 
 from wrpo_ray.allocated_steps import Builder, Draws, allocated_scores
 from wrpo_ray.broken_sources import without
-from wrpo_ray.claims import engine_claim, scoring_claim, training_claim
+from wrpo_ray.claims import PARTS, engine_claim, scoring_claim, training_claim
 from wrpo_ray.config import (
     EXECUTION_FIELDS,
     REFERENCE_FIELDS,
@@ -221,9 +221,10 @@ class Pipeline:
     def _select_sft(self, prompts: Step, scores: tuple[Step, ...]) -> Step:
         def run(folder: Location) -> StepResult:
             of_sources = [self._folder(step) for step in scores]
-            return select_sft(self._folder(prompts), of_sources, self.source_names, self.config.rows, folder)
+            config, given = self.config, self._folder(prompts)
+            return select_sft(given, of_sources, self.source_names, config.rows, folder, config.faults)
 
-        return self._add(Step("select_sft", self._selection_identity(), (prompts, *scores), run, _SCRATCH))
+        return self._add(Step("select_sft", self._selection_identity(), (prompts, *scores), run, _SCRATCH, claim=PARTS))
 
     def _selection_identity(self) -> dict[str, Any]:
         # Dropped or quarantined, a row is left out; which of both decides about the budget alone.
@@ -254,9 +255,11 @@ class Pipeline:
     def _fuse(self, prompts: Step, scores: tuple[Step, ...], target_scores: Step) -> Step:
         def run(folder: Location) -> StepResult:
             of_sources, of_target = [self._folder(step) for step in scores], self._folder(target_scores)
-            return fuse(self._folder(prompts), of_sources, of_target, self.source_names, self.config.rows, folder)
+            config, given = self.config, self._folder(prompts)
+            return fuse(given, of_sources, of_target, self.source_names, config.rows, folder, config.faults)
 
-        return self._add(Step("fuse", self._selection_identity(), (prompts, *scores, target_scores), run, _SCRATCH))
+        inputs = (prompts, *scores, target_scores)
+        return self._add(Step("fuse", self._selection_identity(), inputs, run, _SCRATCH, claim=PARTS))
 
     def _reference(self, quadruples: Step, sft: Step, drawn: Step | None) -> Step:
         """Add the step of the reference's log-probs; `drawn` gave those of y_wt and y_l, if it is to."""

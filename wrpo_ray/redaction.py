@@ -54,6 +54,12 @@ def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
     return _without_shapes(text)
 
 
+def last_line(text: str, most_characters: int = 300) -> str:
+    """Return the last line of `text` that says something, without secrets; of Ray's errors the rest is inside."""
+    lines = [line.strip() for line in redacted(text).splitlines() if line.strip()]
+    return lines[-1][:most_characters] if lines else ""
+
+
 def _without_shapes(text: str) -> str:
     for shape in _SHAPES:
         text = shape.sub(lambda match: match.groupdict().get("kept", "") + HIDDEN, text)

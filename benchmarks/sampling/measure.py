@@ -42,6 +42,11 @@ class Run:
     error: str = ""
 
 
+def num_threads() -> int:
+    """Return how many threads an engine computes with; Ray would give an actor of one CPU one thread as well."""
+    return max(1, (os.cpu_count() or 1) - 1)
+
+
 def run(contestant: str, folder: Path, place: Path) -> tuple[Run, dict[str, int]]:
     """Run a contestant on the workload in `folder`, and return what it gave, with the digests of its responses."""
     place.unlink(missing_ok=True)
@@ -52,7 +57,7 @@ def run(contestant: str, folder: Path, place: Path) -> tuple[Run, dict[str, int]
             [sys.executable, "-m", "benchmarks.sampling.contestants", contestant, str(folder), str(place)],
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=os.environ | CPU_ENVIRONMENT | {"VLLM_LOGGING_LEVEL": "WARNING"},
+            env=os.environ | CPU_ENVIRONMENT | {"VLLM_LOGGING_LEVEL": "WARNING", "OMP_NUM_THREADS": str(num_threads())},
         )
     meter = _CpuMeter(process.pid)
     try:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from benchmarks.allocation_tables import REGIMES, make
@@ -18,7 +21,7 @@ from wrpo_ray.config import ModelConfig, RowsConfig, VerifierRewardConfig
 from wrpo_ray.config_allocation import AllocationConfig
 from wrpo_ray.data.allocation import FirstLoad, allocate, first_table
 from wrpo_ray.data.requested import sample_requested
-from wrpo_ray.data.requests import FirstRequests, FurtherRequests, Requests
+from wrpo_ray.data.requests import REQUESTS, FirstRequests, FurtherRequests, RecentRequests, Requests
 from wrpo_ray.data.sampling import SamplingJob, require_all_samples
 from wrpo_ray.data.scoring import score
 from wrpo_ray.engines.requests import RequestedPrompt
@@ -26,8 +29,8 @@ from wrpo_ray.errors import ConfigError, ModelError
 from wrpo_ray.schema import Prompt, Response, ScoredResponse, prompt_id
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, locate
-from wrpo_ray.storage.manifest import RunLayout
-from wrpo_ray.storage.tables import read_rows, write_rows
+from wrpo_ray.storage.manifest import Manifest, RunLayout, create_manifest
+from wrpo_ray.storage.tables import read_rows, write_rows, write_table
 
 __all__ = ["folder"]
 ROWS = RowsConfig()
@@ -182,6 +185,37 @@ def test_responses_that_may_not_be_chosen_have_no_reward_in_the_table(tmp_path: 
     # An endpoint that does not count tokens is not one that refused the prompt.
     assert table.tokens[0, 0].tolist() == [1, 1, 1]
     assert not table.drawn[1:].any()
+
+
+def test_a_list_of_requests_is_named_by_what_it_asks_for(tmp_path: Path) -> None:
+    """Another library writes other bytes; what was drawn for the same rows still counts."""
+    rows = pa.table([["p0", "p1"], [1, 1], [2, 3]], schema=REQUESTS)
+    others = [pa.table([["p0", "p1"], [1, 1], [2, 2]], schema=REQUESTS), rows.replace_schema_metadata({"other": "1"})]
+    found, entries = [], []
+    for number, table in enumerate((rows, *others)):
+        folder = locate(tmp_path / str(number))
+        entries.append(write_table(folder, "data/a/requests-00000.parquet", table))
+        create_manifest(folder, Manifest("allocate", "f", {}, {}, tuple(entries[-1:]), {}, {}, 0.0))
+        found += FurtherRequests(str(folder), "a").lists()
+    assert len({entry.sha256 for entry in entries}) == 3
+    assert found[0] == found[2]
+    assert found[0].content != found[1].content
+    assert [(each.num_items, each.num_requests) for each in found] == [(2, 5), (2, 4), (2, 5)]
+
+
+def test_a_worker_reads_each_list_of_requests_once() -> None:
+    read: list[str] = []
+
+    def rows(path: str) -> pa.Table:
+        read.append(path)
+        return pa.table([[path], [1], [2]], schema=REQUESTS)
+
+    recent = RecentRequests(cast("Requests", SimpleNamespace(rows=rows)))
+    assert [recent.rows(path)["prompt_id"].to_pylist() for path in "aabba"] == [[path] for path in "aabba"]
+    assert read == ["a", "b"]
+    for path in "cdeb":
+        recent.rows(path)
+    assert read == [*"abcde", "b"]
 
 
 def test_a_source_that_is_left_out_costs_no_engine(tmp_path: Path) -> None:

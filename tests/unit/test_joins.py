@@ -1,6 +1,7 @@
 """Joins by ranges of prompts: equal to a join of everything in memory, resumable, and flat in memory."""
 
 import dataclasses
+import itertools
 import json
 import math
 import random
@@ -8,22 +9,24 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from hypothesis import given as with_cases
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from tests.faults.memory_store import MemoryStore
 from wrpo_ray.claims import NOTHING, Grant, StepStoppedError, granted
-from wrpo_ray.config import RowsConfig
-from wrpo_ray.data import fusion
+from wrpo_ray.config import FaultsConfig, RowsConfig
+from wrpo_ray.data import fusion, parts
 from wrpo_ray.data.fusion import fuse, select_sft
 from wrpo_ray.data.joins import Join, fuse_part
 from wrpo_ray.data.parts import PartDone
-from wrpo_ray.data.ranges import FilesOf, grouped
-from wrpo_ray.errors import DataError
+from wrpo_ray.data.ranges import FilesByRange, FilesOf, grouped
+from wrpo_ray.errors import DataError, InterruptedRunError, QuarantineError
 from wrpo_ray.schema import Prompt, Quadruple, ScoredResponse, SFTExample
 from wrpo_ray.selection import best_source, has_two_usable, response_code, target_pair
 from wrpo_ray.steps import StepResult
@@ -219,8 +222,8 @@ class Given:
     sources: list[Location]
     target: Location
 
-    def fuse(self, folder: Location) -> StepResult:
-        return fuse(self.prompts, self.sources, self.target, SOURCES, ROWS, folder)
+    def fuse(self, folder: Location, faults: FaultsConfig | None = None) -> StepResult:
+        return fuse(self.prompts, self.sources, self.target, SOURCES, ROWS, folder, faults)
 
 
 def given_steps(root: Location, num_prompts: int, per_file: int, characters: int = 10) -> Given:
@@ -269,6 +272,56 @@ def test_what_was_made_before_a_crash_is_not_made_again(tmp_path: Path, monkeypa
     (root / "fused" / whole.files[2].path).delete()
     assert given.fuse(root / "fused") == whole
     assert made[4:] == [2]
+
+
+@pytest.mark.parametrize("damage", ["not sealed", "another content"])
+def test_a_record_that_does_not_hold_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    root, made = locate(tmp_path), []
+    monkeypatch.setattr(fusion, "PROMPTS_PER_PART", 4)
+    given = given_steps(root, 12, 4)
+    whole = given.fuse(root / "fused")
+    (record, *_) = [place for place in (root / "fused" / "scratch" / "parts").walk() if place.name.endswith(".json")]
+    kept = record.read_sealed()
+    if damage == "not sealed":
+        record.write_json({**kept, "sha256": "0"})
+    else:
+        record.write_sealed({**kept, "files": [{**kept["files"][0], "num_bytes": 1, "sha256": "0"}]})
+    monkeypatch.setattr(fusion, "fuse_part", lambda join: made.append(join.part.number) or fuse_part(join))
+    assert given.fuse(root / "fused") == whole
+    assert given.fuse(root / "fused") == whole
+    assert made == [0]
+    assert record.read_sealed() == kept
+
+
+def test_parts_that_nobody_makes_have_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a cluster whose CPUs are all held by others."""
+    given, cancelled = given_steps(locate(tmp_path), 12, 4), []
+    monkeypatch.setattr(fusion, "PROMPTS_PER_PART", 4)
+    monkeypatch.setattr(parts, "_can_be_made_apart", lambda _: True)
+    numbers = itertools.count()
+    task = SimpleNamespace(remote=lambda *_: next(numbers))
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _: task)
+    monkeypatch.setattr(ray, "wait", lambda left, timeout, num_returns=1: ([], left))
+    monkeypatch.setattr(ray, "cancel", lambda left, force: cancelled.append(left))
+    with pytest.raises(InterruptedRunError, match=r"no part ended for 0.01 s") as caught:
+        given.fuse(locate(tmp_path) / "fused", FaultsConfig(no_progress_timeout_s=0.01))
+    assert (caught.value.code, cancelled) == ("WRPO-E004", [0, 1, 2])
+
+
+def test_what_counts_is_for_the_start_to_say_that_reads_the_parts(tmp_path: Path) -> None:
+    """Drop and quarantine leave the same rows out, so that what was made with one of them serves the other."""
+    root, given = locate(tmp_path), given_steps(locate(tmp_path), 4, 4, characters=0)
+    dropped = ROWS.model_copy(update={"response_cut": "drop", "max_rows": 0})
+    cut = [ScoredResponse(f"{n:06d}", "c", 0, f"cut {n}", "length", 3, 0.0) for n in range(4)]
+    sources = [*given.sources, in_files(root / "c", cut, ScoredResponse, [])]
+
+    def fused(rows: RowsConfig) -> StepResult:
+        return fuse(given.prompts, sources, given.target, (*SOURCES, "c"), rows, root / "fused")
+
+    fused(dropped)
+    with pytest.raises(QuarantineError, match=r"4 response_cut.*: 000000:c:0, 000001:c:0, 000002:c:0, 000003:c:0$"):
+        fused(dropped.model_copy(update={"response_cut": "quarantine"}))
+    fused(dropped)
 
 
 def test_a_step_that_is_told_to_stop_does_so_after_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,6 +379,18 @@ def test_files_are_grouped_in_their_order_up_to_a_number_of_rows() -> None:
     assert [group.key_range for group in groups] == [("0", "1"), ("2", "2"), ("3", "3"), ("4", "4")]
     unknown = dataclasses.replace(entries[0], key_range=None)
     assert FilesOf(files.step, (unknown, *entries[1:])).key_range is None
-    assert files.that_may_hold(("1", "2")).entries == entries[1:3]
-    assert FilesOf(files.step, (unknown, *entries[1:])).that_may_hold(("3", "3")).entries == (unknown, entries[3])
-    assert files.that_may_hold(None) == files
+
+
+@settings(max_examples=100, deadline=None)
+@with_cases(
+    ranges=st.lists(st.none() | st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8),
+    wanted=st.none() | st.tuples(st.integers(0, 9), st.integers(0, 9)),
+)
+def test_files_are_found_by_range(ranges: list[tuple[int, int] | None], wanted: tuple[int, int] | None) -> None:
+    """As a look at each file would find them, overlapping or not, in the manifest's order."""
+    known = [None if one is None else (str(min(one)), str(max(one))) for one in ranges]
+    entries = tuple(FileEntry(str(number), 1, "0", 5, one) for number, one in enumerate(known))
+    without_rows = FileEntry("none", 1, "0", 0, None)
+    asked = None if wanted is None else (str(min(wanted)), str(max(wanted)))
+    found = FilesByRange(FilesOf(locate("/nowhere"), (without_rows, *entries))).that_may_hold(asked)
+    assert found.entries == tuple(entry for entry in entries if entry.may_hold(asked))

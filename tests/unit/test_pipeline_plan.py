@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import chatml_tokenizer, headers_tokenizer, save_llama, save_qwen2
+from wrpo_ray.claims import Claim
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_file import parse_config
 from wrpo_ray.errors import ConfigError
@@ -162,3 +163,8 @@ def test_only_needs_a_known_step_with_complete_inputs(folder: Path) -> None:
     with pytest.raises(ConfigError, match="needs fuse, sft first"):
         pipeline.selected("reference")
     assert "sample-a" in pipeline.plan()
+
+
+def test_room_is_kept_for_the_parts_of_joins(folder: Path) -> None:
+    claims = {step.name: step.claim for step in Pipeline(config(folder)).steps}
+    assert claims["select_sft"] == claims["fuse"] == Claim(num_cpus=0.5)

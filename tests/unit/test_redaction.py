@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wrpo_ray.redaction import HIDDEN, has_secret, is_secret_name, redact_logs, redacted, secret_values
+from wrpo_ray.redaction import HIDDEN, has_secret, is_secret_name, last_line, redact_logs, redacted, secret_values
 
 # Made up; written in two pieces so that no scanner takes this file for a leak.
 HF = "hf_" + "CaNaRyCaNaRyCaNaRyCaNaRyCaNaRy0001"
@@ -116,3 +116,9 @@ def test_log_call_with_wrong_arguments_is_left_to_logging() -> None:
     redact_logs()
     record = logging.getLogger("x").makeRecord("x", logging.INFO, "f", 1, "%d %d", (1,), None)
     assert record.args == (1,)
+
+
+def test_the_last_line_that_says_something() -> None:
+    assert last_line(f"inside\n  ValueError: {HF} \n\n \n") == f"ValueError: {HIDDEN}"
+    assert last_line("long", most_characters=2) == "lo"
+    assert last_line(" \n") == ""

@@ -72,7 +72,9 @@ def test_entry_knows_its_range_of_prompts_where_there_is_one(folder: Location) -
     entry = write_rows(folder, "data/a.parquet", [ROWS[2], ROWS[0]], SFTExample)
     assert entry.key_range == ("p0", "p2")
     assert FileEntry(**json.loads(json.dumps(dataclasses.asdict(entry)))) == entry
-    assert write_rows(folder, "data/b.parquet", [], SFTExample).key_range is None
+    empty = write_rows(folder, "data/b.parquet", [], SFTExample)
+    assert empty.key_range is None
+    assert not empty.may_hold(("p0", "p2"))
     assert write_table(folder, "data/c.parquet", pa.table({"x": [1]})).key_range is None
     assert [entry.may_hold(other) for other in (("p2", "p3"), ("p", "p0"), ("p3", "p4"), ("o", "p"), None)] == [
         True, True, False, False, True,

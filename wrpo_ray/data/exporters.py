@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from wrpo_ray.schema import MESSAGES_TYPE, Quadruple
 
@@ -73,11 +72,6 @@ def to_wrpo_release(quadruples: Sequence[Quadruple]) -> pa.Table:
         if len(row.messages) == 1
     ]
     return pa.Table.from_pylist(rows, schema=WRPO_RELEASE_SCHEMA)
-
-
-def fits_wrpo_release(quadruples: pa.Table) -> bool:
-    """Tell whether that format can hold any of the rows."""
-    return 1 in pc.call_function("list_value_length", [quadruples["messages"]]).to_pylist()
 
 
 def _assistant(content: str) -> dict[str, str]:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
-from wrpo_ray.config import RowsConfig
+from wrpo_ray.config import FaultsConfig, RowsConfig
 from wrpo_ray.data.joins import Join, fuse_part, select_part
 from wrpo_ray.data.parts import Part, PartDone, all_parts, merged_lists, remove_strangers, total
-from wrpo_ray.data.ranges import FilesOf, content_of, files_of, grouped
+from wrpo_ray.data.ranges import FilesByRange, FilesOf, content_of, files_of, grouped
 from wrpo_ray.errors import DataError
-from wrpo_ray.quarantine import Account, require_within_budget
+from wrpo_ray.quarantine import Account, policy, require_within_budget
 from wrpo_ray.schema import Split
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
 
-PROMPTS_PER_PART = 10_000
+# Two files of prompts (prompt_layout.ROWS_PER_FILE).
+PROMPTS_PER_PART = 16_384
 
 
 def select_sft(
-    prompts: Location, scored: Sequence[Location], source_order: Sequence[str], rows: RowsConfig, folder: Location
+    prompts: Location,
+    scored: Sequence[Location],
+    source_order: Sequence[str],
+    rows: RowsConfig,
+    folder: Location,
+    faults: FaultsConfig | None = None,
 ) -> StepResult:
     """Write one SFTExample per prompt of the SFT split and return the counts."""
     joins = _joins("sft", prompts, scored, None, source_order, rows, folder)
-    done = all_parts(folder, [join.part for join in joins], select_part, joins)
+    done = _made(joins, select_part, folder, faults)
     files = _files(folder, "select_sft", done, rows)
     outcomes, codes = total(done, "outcomes"), total(done, "codes")
     if not outcomes["example"]:
@@ -48,10 +55,11 @@ def fuse(
     source_order: Sequence[str],
     rows: RowsConfig,
     folder: Location,
+    faults: FaultsConfig | None = None,
 ) -> StepResult:
     """Write one Quadruple per prompt of the preference split that has all of y_ws, y_wt and y_l; return the counts."""
     joins = _joins("preference", prompts, source_scored, target_scored, source_order, rows, folder)
-    done = all_parts(folder, [join.part for join in joins], fuse_part, joins)
+    done = _made(joins, fuse_part, folder, faults)
     files = _files(folder, "fuse", done, rows)
     outcomes = total(done, "outcomes")
     if not outcomes["quadruple"]:
@@ -84,14 +92,21 @@ def _joins(
 ) -> list[Join]:  # fmt: skip
     """Return one join per range of prompts: of all other steps only the files that can match."""
     ranges = grouped(files_of(prompts), PROMPTS_PER_PART)
-    sources = [files_of(step) for step in scored]
     target = FilesOf(prompts, ()) if target_scored is None else files_of(target_scored)
+    steps = [FilesByRange(files) for files in (*map(files_of, scored), target)]
     joins = []
     for number, of_range in enumerate(ranges):
-        read = [files.that_may_hold(of_range.key_range) for files in (*sources, target)]
+        read = [files.that_may_hold(of_range.key_range) for files in steps]
         part = Part(number, len(ranges), content_of([of_range, *read]), of_range.num_rows)
         joins.append(Join(part, split, of_range, tuple(read[:-1]), read[-1], tuple(source_order), rows, folder))
     return joins
+
+
+def _made(
+    joins: Sequence[Join], make: Callable[[Join], PartDone], folder: Location, faults: FaultsConfig | None
+) -> list[PartDone]:
+    no_progress_timeout_s = (faults or FaultsConfig()).no_progress_timeout_s
+    return all_parts(folder, [join.part for join in joins], make, joins, no_progress_timeout_s)
 
 
 def _files(folder: Location, title: str, done: Sequence[PartDone], rows: RowsConfig) -> tuple[FileEntry, ...]:
@@ -102,7 +117,8 @@ def _files(folder: Location, title: str, done: Sequence[PartDone], rows: RowsCon
     lists = merged_lists(folder, done)
     account = Account(rows)
     for part in done:
-        account.merge(part.counts["codes"], part.first_items)
+        counted = [items for code, items in part.first_items.items() if policy(code, rows) == "quarantine"]
+        account.merge(part.counts["codes"], itertools.chain.from_iterable(counted))
     require_within_budget(title, total(done, "looked_at")["num_responses"], account)
     files = (*(entry for part in done for entry in part.files), *lists)
     remove_strangers(folder, files)

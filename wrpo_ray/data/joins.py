@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from wrpo_ray.config import RowsConfig
 from wrpo_ray.data.parts import Part, PartDone
 from wrpo_ray.data.ranges import FilesOf
-from wrpo_ray.quarantine import Account, policy
+from wrpo_ray.quarantine import policy
 from wrpo_ray.schema import Prompt, Quadruple, ScoredResponse, SFTExample, Split, to_rows
 from wrpo_ray.selection import TargetPair, best_source, by_prompt, has_two_usable, response_code, target_pair
 from wrpo_ray.storage.ledger import QuarantinedRow, quarantine_lines
@@ -26,6 +26,8 @@ from wrpo_ray.storage.tables import write_file, write_rows
 
 # Outcomes of a prompt that are a result; every other one is why there is none.
 _RESULTS = ("example", "quadruple")
+# Of each code; a message shows no more rows than that.
+_MAX_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,9 @@ class Findings:
 
     rows: RowsConfig
     num_responses: int = 0
-    account: Account = field(init=False)
+    codes: Counter[str] = field(default_factory=Counter)
+    first_items: dict[str, list[str]] = field(default_factory=dict)
     left_out: list[QuarantinedRow] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.account = Account(self.rows)
 
     def look_at(self, responses: Iterable[ScoredResponse]) -> None:
         """Note the code of every response that has one."""
@@ -63,7 +63,9 @@ class Findings:
 
     def note(self, item: str, code: str) -> None:
         """Note one row with `code`."""
-        self.account.add(item, code)
+        self.codes[code] += 1
+        if self.codes[code] <= _MAX_NAMED:
+            self.first_items.setdefault(code, []).append(item)
         if policy(code, self.rows) != "keep":
             self.left_out.append(QuarantinedRow(item, code, 0, ""))
 
@@ -169,11 +171,11 @@ def _written(
         counts={
             "outcomes": dict(Counter(outcomes.values())),
             "winners": dict(Counter(row.source for row in rows)),
-            "codes": dict(findings.account.codes),
+            "codes": dict(findings.codes),
             "looked_at": {"num_responses": findings.num_responses},
         },
         lists={f"quarantine/{code}.jsonl": path for code, path in lists.items()},
-        first_items=findings.account.first_items,
+        first_items=findings.first_items,
     )
 
 

@@ -15,9 +15,10 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wrpo_ray.claims import current_grant
+from wrpo_ray.claims import PARTS, current_grant
 from wrpo_ray.errors import InterruptedRunError, StorageError, raise_own
 from wrpo_ray.events import ShardDone, WorkBegan, emit
+from wrpo_ray.redaction import last_line
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import concatenated
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
 Given = TypeVar("Given")
-# Parts start beside engines that hold whole CPUs.
-_NUM_CPUS = 0.5
 # The scheduler may want the step to stop.
 _LOOK_EVERY_S = 1.0
 _PARTS = "scratch/parts"
@@ -57,30 +56,39 @@ class PartDone:
     """What a part came to.
 
     files: of the result. counts: numbers to add up, by name in groups. lists: by the path of a file of the result, the
-    path of the part's share of it. first_items: the first rows that count against the budget, for a message.
+    path of the part's share of it. first_items: by code the first rows that have it, for a message; whether they count
+    against the budget is the business of whoever reads it, since a later start may say something else.
     """
 
     files: tuple[FileEntry, ...]
     counts: Mapping[str, Mapping[str, int]]
     lists: Mapping[str, str] = field(default_factory=dict)
-    first_items: Sequence[str] = ()
+    first_items: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def all_parts(
-    folder: Location, parts: Sequence[Part], make: Callable[[Given], PartDone], given: Sequence[Given]
+    folder: Location,
+    parts: Sequence[Part],
+    make: Callable[[Given], PartDone],
+    given: Sequence[Given],
+    no_progress_timeout_s: float,
 ) -> list[PartDone]:
     """Return what all parts came to, in their order, after those that have no record yet were made by `make`.
 
     make: module-level; writes below `folder`, the same bytes whenever it is called, and can be pickled, as can what it
-    is given. Raises what `make` raises, and InterruptedRunError when Ray cannot run it.
+    is given. Raises what `make` raises, and InterruptedRunError when Ray cannot run it, or when tasks end no part for
+    `no_progress_timeout_s`.
     """
-    found = {part.number: done for part in parts if (done := _recorded(folder, part)) is not None}
+    found = _all_recorded(folder, parts)
     todo = [(part, one) for part, one in zip(parts, given, strict=True) if part.number not in found]
     num_rows_done = sum(part.num_rows for part in parts if part.number in found)
     emit(WorkBegan(sum(part.num_rows for part in parts), num_rows_done, len(todo)))
-    apart = len(todo) > 1 and _can_be_made_apart(folder)
+    if len(todo) > 1 and _can_be_made_apart(folder):
+        making = _made_by_tasks(folder, todo, make, no_progress_timeout_s)
+    else:
+        making = _made_here(folder, todo, make)
     # Closed at once when a part fails; an exception alone would leave the others at work.
-    with contextlib.closing((_made_by_tasks if apart else _made_here)(folder, todo, make)) as made:
+    with contextlib.closing(making) as made:
         for part, done, seconds in made:
             found[part.number] = done
             emit(ShardDone(part.num_rows, 0, seconds))
@@ -115,10 +123,21 @@ def total(parts: Iterable[PartDone], group: str) -> Counter[str]:
     return counts
 
 
+def _all_recorded(folder: Location, parts: Sequence[Part]) -> dict[int, PartDone]:
+    """Return what the parts came to that are there whole, by number."""
+    there = {place.key for place in (folder / _PARTS).walk()}
+    with_record = [part for part in parts if _record_of(folder, part).key in there]
+    return {part.number: done for part in with_record if (done := _recorded(folder, part)) is not None}
+
+
+def _record_of(folder: Location, part: Part) -> Location:
+    return folder / f"{part.scratch}.json"
+
+
 def _recorded(folder: Location, part: Part) -> PartDone | None:
     """Return what the part came to when it is there whole; one whose record is damaged is made again."""
     try:
-        raw = (folder / f"{part.scratch}.json").read_sealed()
+        raw = _record_of(folder, part).read_sealed()
     except (FileNotFoundError, StorageError):
         return None
     files = tuple(FileEntry(**entry) for entry in raw["files"])
@@ -129,10 +148,10 @@ def _recorded(folder: Location, part: Part) -> PartDone | None:
 
 
 def _make_one(folder: Location, part: Part, make: Callable[[Given], PartDone], given: Given) -> tuple[PartDone, float]:
-    """Make one part and record it."""
+    """Make one part and record it, in place of a record that is damaged or whose files are gone."""
     started = time.monotonic()
     done = make(given)
-    (folder / f"{part.scratch}.json").create_sealed(dataclasses.asdict(done))
+    _record_of(folder, part).write_sealed(dataclasses.asdict(done))
     return done, round(time.monotonic() - started, 3)
 
 
@@ -157,26 +176,39 @@ def _can_be_made_apart(folder: Location) -> bool:
 
 
 def _made_by_tasks(
-    folder: Location, todo: Sequence[tuple[Part, Given]], make: Callable[[Given], PartDone]
+    folder: Location,
+    todo: Sequence[tuple[Part, Given]],
+    make: Callable[[Given], PartDone],
+    no_progress_timeout_s: float,
 ) -> Generator[tuple[Part, PartDone, float], None, None]:
     import ray
     from ray.exceptions import RayError
 
-    task: Any = ray.remote(num_cpus=_NUM_CPUS, scheduling_strategy="SPREAD")(_make_one)
+    task: Any = ray.remote(num_cpus=PARTS.num_cpus, scheduling_strategy="SPREAD")(_make_one)
     waiting: dict[ObjectRef[Any], Part] = {task.remote(folder, part, make, given): part for part, given in todo}
+    progress_s = time.monotonic()
     try:
         while waiting:
             _stop_if_asked()
             for ready in ray.wait(list(waiting), timeout=_LOOK_EVERY_S)[0]:
+                part = waiting.pop(ready)
                 done, seconds = ray.get(ready)
-                yield waiting.pop(ready), done, seconds
+                yield part, done, seconds
+                progress_s = time.monotonic()
+            if time.monotonic() - progress_s > no_progress_timeout_s:
+                raise InterruptedRunError(
+                    f"{folder}: no part ended for {no_progress_timeout_s:g} s", code="WRPO-E004",
+                    help="is half a CPU free on a node? faults.no_progress_timeout_s is the bound",
+                )  # fmt: skip
     except RayError as error:
         # What Ray raises is of the error's class too, and no more than a copy of its text.
         raise_own(getattr(error, "cause", None) or error)
         raise InterruptedRunError(
-            f"{folder}: Ray could not make a part: {type(error).__name__}: {str(error).splitlines()[-1][:300]}",
+            f"{folder}: Ray could not make a part: {type(error).__name__}: {last_line(str(error))}",
             code="WRPO-E008", help="--debug shows all of it; the parts that are there are not made again",
         ) from error  # fmt: skip
     finally:
-        for left in waiting:
+        # Never one that has ended: see train.one_task for what Ray 2.60 does then.
+        at_work = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)[1] if waiting else []
+        for left in at_work:
             ray.cancel(left, force=True)

@@ -15,7 +15,7 @@ from wrpo_ray.data.shard_actor import ShardActor, ShardWorker
 from wrpo_ray.data.sharded_work import ShardedWork
 from wrpo_ray.data.spanning import own_resources
 from wrpo_ray.errors import InterruptedRunError, ModelError, raise_own
-from wrpo_ray.redaction import redacted
+from wrpo_ray.redaction import last_line
 from wrpo_ray.storage.ledger import Shard
 
 if TYPE_CHECKING:
@@ -129,10 +129,9 @@ def _counted(
 
 
 def _not_run(work: ShardedWork, error: RayError) -> ModelError:
-    """Return what an error of Ray's own means: its last line says it, the rest is Ray's inside."""
-    last = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()][-1]
+    """Return what an error of Ray's own means."""
     return ModelError(
-        f"{work.title}: Ray could not run the replicas: {type(error).__name__}: {last[:300]}",
+        f"{work.title}: Ray could not run the replicas: {type(error).__name__}: {last_line(str(error))}",
         code="WRPO-E008",
         help="--debug shows all of it; is the package installed on every node, and is memory left there?",
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -33,14 +35,35 @@ class FilesOf:
             return None
         return min(first for first, _ in found), max(last for _, last in found)
 
-    def that_may_hold(self, key_range: tuple[str, str] | None) -> FilesOf:
-        """Return the files that can have rows in the range."""
-        return FilesOf(self.step, tuple(entry for entry in self.entries if entry.may_hold(key_range)))
-
     def tables(self, schema: pa.Schema) -> Iterator[pa.Table]:
         """Yield the rows of one file at a time, verified; see tables.read_verified."""
         for entry in self.entries:
             yield read_verified(self.step, entry, schema)
+
+
+class FilesByRange:
+    """The same files, found by range without a look at each of them."""
+
+    def __init__(self, files: FilesOf) -> None:
+        self._files = files
+        known = [(entry.key_range, place) for place, entry in enumerate(files.entries) if entry.key_range is not None]
+        known.sort()
+        self._places = [place for _, place in known]
+        self._unknown = [
+            place for place, entry in enumerate(files.entries) if entry.key_range is None and entry.num_rows
+        ]
+        self._starts = [first for (first, _), _ in known]
+        # Largest end so far: it never falls, though files may overlap.
+        self._ends = list(itertools.accumulate((last for (_, last), _ in known), max))
+
+    def that_may_hold(self, key_range: tuple[str, str] | None) -> FilesOf:
+        """Return the files that can have rows in the range, in the manifest's order."""
+        places = self._unknown + (self._places if key_range is None else self._near(*key_range))
+        entries = [self._files.entries[place] for place in sorted(places)]
+        return FilesOf(self._files.step, tuple(entry for entry in entries if entry.may_hold(key_range)))
+
+    def _near(self, first: str, last: str) -> list[int]:
+        return self._places[bisect.bisect_left(self._ends, first) : bisect.bisect_right(self._starts, last)]
 
 
 def files_of(step: Location) -> FilesOf:

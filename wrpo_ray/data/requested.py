@@ -6,7 +6,7 @@ from typing import Any
 
 from wrpo_ray.data.in_flight import of_sampling
 from wrpo_ray.data.prompt_ranges import described_shard, range_shards
-from wrpo_ray.data.requests import Requests
+from wrpo_ray.data.requests import RecentRequests, Requests
 from wrpo_ray.data.sampling import SamplingJob, SamplingWorker, sampling_summary
 from wrpo_ray.data.sharded_work import ShardedWork
 from wrpo_ray.data.shards import run_shards
@@ -22,7 +22,7 @@ class RequestedSamplingWorker(SamplingWorker):
 
     def __init__(self, requests: Requests, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.requests = requests
+        self.requests = RecentRequests(requests)
 
     def shard(self, description: dict[str, Any]) -> Shard:
         """See data.shards.ShardWorker."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +18,8 @@ from wrpo_ray.data.prompt_ranges import PromptList
 from wrpo_ray.prompt_layout import prompt_files
 from wrpo_ray.schema import Prompt
 from wrpo_ray.steps import digest
-from wrpo_ray.storage.location import locate
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import parquet_entries, read_verified
 
 REQUESTS = pa.schema(
@@ -25,6 +29,8 @@ REQUESTS = pa.schema(
         pa.field("num_samples", pa.int32(), nullable=False),
     ]
 )
+# As many as PromptReader holds files.
+_LISTS_IN_MEMORY = 4
 _PROMPT_IDS = pa.schema([Prompt.SCHEMA.field("prompt_id")])
 
 
@@ -56,9 +62,9 @@ class FirstRequests:
         """See Requests."""
         decisive = {"policy", "pilot_fraction", "audit_fraction"}
         rule = digest([self.config.model_dump(mode="json", include=decisive), self.seed, self.num_samples])
-        lists = []
-        for file in prompt_files(locate(self.prompts)):
-            requested = self.rows(file.entry.path)
+        lists, prompts = [], locate(self.prompts)
+        for file in prompt_files(prompts):
+            requested = self._requested(prompts, file.entry)
             if requested.num_rows:
                 content, num_requests = f"{file.ids_sha256} {rule}", int(requested["num_samples"].to_numpy().sum())
                 lists.append(PromptList(content, requested.num_rows, file.entry.path, num_requests))
@@ -68,6 +74,9 @@ class FirstRequests:
         """See Requests."""
         prompts = locate(self.prompts)
         (entry,) = (entry for entry in parquet_entries(prompts) if entry.path == path)
+        return self._requested(prompts, entry)
+
+    def _requested(self, prompts: Location, entry: FileEntry) -> pa.Table:
         ids = read_verified(prompts, entry, _PROMPT_IDS)["prompt_id"]
         slices = drawn_slices(ids.to_pylist(), self.config.pilot_fraction, self.config.audit_fraction, self.seed)
         counts = first_counts(self.config.policy, [self.num_samples], slices)[:, 0].astype(np.int32)
@@ -84,11 +93,12 @@ class FurtherRequests:
 
     def lists(self) -> list[PromptList]:
         """See Requests."""
-        lists = []
-        for entry in parquet_entries(locate(self.allocated)):
+        lists, allocated = [], locate(self.allocated)
+        for entry in parquet_entries(allocated):
             if entry.path.startswith(requests_folder(self.source)) and entry.num_rows:
-                num_requests = int(self.rows(entry.path)["num_samples"].to_numpy().sum())
-                lists.append(PromptList(entry.sha256, entry.num_rows, entry.path, num_requests))
+                requested = read_verified(allocated, entry, REQUESTS)
+                num_requests = int(requested["num_samples"].to_numpy().sum())
+                lists.append(PromptList(_content(requested), requested.num_rows, entry.path, num_requests))
         return lists
 
     def rows(self, path: str) -> pa.Table:
@@ -96,6 +106,34 @@ class FurtherRequests:
         allocated = locate(self.allocated)
         (entry,) = (entry for entry in parquet_entries(allocated) if entry.path == path)
         return read_verified(allocated, entry, REQUESTS)
+
+
+def _content(requested: pa.Table) -> str:
+    """Return a hash of what is asked for; that of the file would change with the library that writes Parquet."""
+    rows = zip(*(requested[name].to_pylist() for name in REQUESTS.names), strict=True)
+    lines = "\n".join(f"{prompt_id} {first} {count}" for prompt_id, first, count in rows)
+    return hashlib.sha256(lines.encode("utf-8")).hexdigest()
+
+
+class RecentRequests:
+    """The lists that were asked for last stay in memory: shards come list by list. Several threads may ask at once."""
+
+    def __init__(self, requests: Requests) -> None:
+        self._requests = requests
+        self._tables: OrderedDict[str, pa.Table] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def rows(self, path: str) -> pa.Table:
+        """See Requests."""
+        # One reads while the others wait: they would mostly want the same list.
+        with self._lock:
+            table = self._tables.pop(path, None)
+            if table is None:
+                table = self._requests.rows(path)
+            self._tables[path] = table
+            while len(self._tables) > _LISTS_IN_MEMORY:
+                self._tables.popitem(last=False)
+            return table
 
 
 def requests_folder(source: str) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wrpo_ray.config import FaultsConfig, ResourcesConfig, RewardConfig, RowsConfig, VerifierRewardConfig
+from wrpo_ray.claims import VERIFIER_RESOURCES
+from wrpo_ray.config import FaultsConfig, RewardConfig, RowsConfig, VerifierRewardConfig
 from wrpo_ray.data.in_flight import of_scoring
 from wrpo_ray.data.model_files import bring
 from wrpo_ray.data.prompt_reader import PromptReader
@@ -31,8 +32,6 @@ from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import parquet_entries, read_file
 
 log = logging.getLogger(__name__)
-# A rule costs next to nothing; it must not wait for a whole CPU beside an engine.
-_VERIFIER_RESOURCES = ResourcesConfig(num_cpus=0.5)
 _NOT_FINITE = "reward_not_finite"
 
 
@@ -144,7 +143,7 @@ def score(
         shards=shards,
         num_rows=num_rows,
         shards_in_flight=of_scoring(reward, len(shards), num_rows),
-        resources=_VERIFIER_RESOURCES if isinstance(reward, VerifierRewardConfig) else reward.resources,
+        resources=VERIFIER_RESOURCES if isinstance(reward, VerifierRewardConfig) else reward.resources,
         faults=faults,
         rows=rows,
         describe=functools.partial(_describe, files),

@@ -71,8 +71,15 @@ class Location:
         """Write a record with a hash of itself, unless something is there; see Store.create."""
         return self.create_json({**record, "sha256": _seal(record)})
 
+    def write_sealed(self, record: Mapping[str, Any]) -> None:
+        """Write a record with a hash of itself, whole or not at all, in place of an older one."""
+        self.write_json({**record, "sha256": _seal(record)})
+
     def read_sealed(self) -> dict[str, Any]:
-        """Return what create_sealed wrote; raises as read_json does, and StorageError when anything was changed."""
+        """Return a record that was written with its hash.
+
+        Raises as read_json does, and StorageError when anything was changed.
+        """
         raw = self.read_json()
         record = {name: value for name, value in raw.items() if name != "sha256"} if isinstance(raw, dict) else {}
         if not isinstance(raw, dict) or raw.get("sha256") != _seal(record):

@@ -24,7 +24,7 @@ class FileEntry:
     """One file of a step: path below the step's folder, size in bytes, SHA-256, and rows when it is Parquet.
 
     key_range: smallest and largest prompt_id in it, so that a join by prompt_id opens it only where it can match; None
-    when that is not known (files of older versions, and tables without the column).
+    when that is not known (no rows, tables without the column, files of older versions).
     """
 
     path: str
@@ -40,6 +40,8 @@ class FileEntry:
 
     def may_hold(self, key_range: tuple[str, str] | None) -> bool:
         """Tell whether the file can have rows whose prompt_id lies in `key_range`, ends included."""
+        if self.num_rows == 0:
+            return False
         if self.key_range is None or key_range is None:
             return True
         return self.key_range[0] <= key_range[1] and key_range[0] <= self.key_range[1]

@@ -44,7 +44,7 @@ def in_one_task(
         if isinstance(error, RayTaskError) and isinstance(cause, Exception):
             raise cause from error
         raise InterruptedRunError(
-            f"{folder}: Ray could not make {what}: {type(error).__name__}: {str(error).splitlines()[-1][:300]}",
+            f"{folder}: Ray could not make {what}: {type(error).__name__}: {last_line(str(error))}",
             code="WRPO-E008", help="--debug shows all of it; then run the same command again",
         ) from error  # fmt: skip
     finally:
