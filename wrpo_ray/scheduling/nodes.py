@@ -13,7 +13,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Node:
-    """A node: its id, CPUs, GPUs, the accelerator type of the latter, None when it is not known, and its other names."""
+    """A node: its id, CPUs, GPUs, the type of the latter, None when it is not known, and that type's other names."""
 
     node_id: str
     num_cpus: float

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from wrpo_ray.claims import current_grant
 from wrpo_ray.errors import InterruptedRunError, raise_own
-from wrpo_ray.redaction import redact_logs
+from wrpo_ray.redaction import last_line, redact_logs
 from wrpo_ray.storage.location import Location, locate
 
 Given = TypeVar("Given")
