@@ -15,6 +15,7 @@ from wrpo_ray.storage.manifest import Manifest, create_manifest
 from wrpo_ray.storage.tables import read_file, write_rows
 
 NUM_PROMPTS, NUM_SAMPLES, PROMPTS_PER_SHARD = 32, 2, 4
+IN_FLIGHT = 3
 # A resource that only the nodes have on which a test may kill things.
 ENGINE_NODE = "ENGINE"
 FAULTS = FaultsConfig(
@@ -56,7 +57,7 @@ def sampling_job(
         prompts_per_shard=PROMPTS_PER_SHARD,
         accelerator_type=accelerator_type,
     )
-    # Three shards at a time: see data.in_flight.
+    # Makes it IN_FLIGHT shards at a time: see data.in_flight.
     engine = EngineConfig(max_num_seqs=PROMPTS_PER_SHARD * NUM_SAMPLES)
     sampling = SamplingConfig(num_samples=NUM_SAMPLES)
     model = ModelConfig(name="fake", path="none", engine=engine, sampling=sampling, resources=resources)

@@ -17,7 +17,16 @@ from ray.cluster_utils import Cluster
 
 from tests.faults import sampling_runs as runs
 from tests.faults.fake_engine import START, is_alive, wait_until
-from tests.faults.sampling_runs import ENGINE_NODE, FAULTS, IDS, PROMPTS_PER_SHARD, fakes, num_commits, sampling_job
+from tests.faults.sampling_runs import (
+    ENGINE_NODE,
+    FAULTS,
+    IDS,
+    IN_FLIGHT,
+    PROMPTS_PER_SHARD,
+    fakes,
+    num_commits,
+    sampling_job,
+)
 from wrpo_ray.config import RowsConfig
 from wrpo_ray.errors import InterruptedRunError, ModelError, QuarantineError
 from wrpo_ray.storage.location import locate
@@ -101,10 +110,10 @@ def test_killed_replicas_are_replaced(cluster: Cluster, tmp_path: Path) -> None:
         result = runs.run(tmp_path, sampling_job(tmp_path))
     assert_complete(tmp_path, result)
     assert len(fakes(tmp_path).events("start")) == 1 + 2
-    # Only the shard that was cut short is drawn again.
-    twice = {item for item, count in batches_by_item(tmp_path).items() if count == 2}
-    assert twice == {*IDS[8:12], *IDS[20:24]}
-    assert max(batches_by_item(tmp_path).values()) == 2
+    # Only what was cut short is drawn again: the shards in the engine, and those whose commit was under way.
+    again = Counter({item: count - 1 for item, count in batches_by_item(tmp_path).items() if count > 1})
+    assert {*IDS[8:12], *IDS[20:24]} <= set(again)
+    assert again.total() <= 2 * IN_FLIGHT * PROMPTS_PER_SHARD
     wait_until(lambda: no_engine_left(tmp_path), "the end of all engines", timeout_s=20)
 
 
@@ -232,5 +241,6 @@ def test_a_lost_node_is_left_behind(cluster: Cluster, tmp_path: Path) -> None:
     assert_complete(tmp_path, result)
     assert len(fakes(tmp_path).events("start")) == 2 + 1
     twice = {item for item, count in batches_by_item(tmp_path).items() if count > 1}
-    assert twice == set(IDS[16:20])
+    assert set(IDS[16:20]) <= twice
+    assert len(twice) <= IN_FLIGHT * PROMPTS_PER_SHARD
     wait_until(lambda: no_engine_left(tmp_path), "the end of all engines", timeout_s=20)

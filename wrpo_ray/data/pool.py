@@ -102,6 +102,8 @@ def _pipeline(
     rows.context.autoscaling_config = dataclasses.replace(
         rows.context.autoscaling_config, actor_pool_util_upscaling_threshold=1.0
     )
+    # One of them asks for the options of an actor that is never started: a name, a place, a placement group too many.
+    rows.context.issue_detectors_config.detectors = []
     # Waiting for a node and loading a model are no progress to Ray Data, so its 30 minutes are too short.
     rows.context.execution_no_progress_timeout_s = work.faults.no_progress_timeout_s
     # Ray Data's own wrapper would lose the error that it wraps on the way to the driver.
