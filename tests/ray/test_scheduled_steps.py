@@ -51,7 +51,8 @@ def run(folder: Path, steps: Sequence[Step], planned: Sequence[Job] = ()) -> Hea
 
 
 def test_a_slow_source_holds_back_neither_commits_nor_scoring_and_grows_when_room_is_free(tmp_path: Path) -> None:
-    slow = sleeping_step("sample-slow", (), num_shards=12, seconds=1.5, num_replicas=4)
+    # Long enough for two pools to start and end beside it on a machine that is busy.
+    slow = sleeping_step("sample-slow", (), num_shards=24, seconds=1.5, num_replicas=4)
     fast = sleeping_step("sample-fast", (), num_shards=3, seconds=0.1, num_replicas=1)
     scored = sleeping_step("score-fast", (fast,), num_shards=2, seconds=0.1, num_replicas=1)
     heard = run(tmp_path, [slow, fast, scored])

@@ -182,3 +182,12 @@ def test_mixed_sources_fill_the_cluster(num_gpus: int, num_sources: int) -> None
         tasks, after = [*tasks, drawn, scored], after | {scored.name: {drawn.name}}
     nodes = [Node(f"n{number}", 64, min(8, num_gpus)) for number in range(math.ceil(num_gpus / 8))]
     assert play(tasks, after, nodes).makespan_s <= 1.10 * work / num_gpus
+
+
+def test_nobody_grows_into_what_a_step_needs_that_is_about_to_begin() -> None:
+    slow = Task("slow", Claim(1.0, 1.0, most=4), work_s=1000.0, start_s=1.0, way_s=1000.0)
+    scored = Task("score", Claim(1.0, 2.0), work_s=10.0, start_s=1.0, way_s=10.0)
+    nodes, running = [Node("a", 8, 4)], [Running(slow, 1000.0, [("a",)], [0.0], 4)]
+    assert sum(len(each.places) for each in decide(nodes, [], running, 10.0)) == 3
+    assert sum(len(each.places) for each in decide(nodes, [], running, 10.0, [scored])) == 1
+    assert [each.task.name for each in decide(nodes, [scored], running, 10.0)] == ["score", "slow"]

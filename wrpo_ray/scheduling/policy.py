@@ -157,13 +157,23 @@ def _room(nodes: Sequence[Node], running: Iterable[Running]) -> Room:
     return Room.of(nodes, ((each.task.claim, place) for each in running for place in each.places))
 
 
-def decide(nodes: Iterable[Node], waiting: Sequence[Task], running: Iterable[Running], now_s: float) -> list[Decision]:
+def decide(
+    nodes: Iterable[Node],
+    waiting: Sequence[Task],
+    running: Iterable[Running],
+    now_s: float,
+    soon: Sequence[Task] = (),
+) -> list[Decision]:
     """Return what begins and what grows now, in this order.
 
-    waiting: steps whose inputs are complete. Never gives more than is free.
+    waiting: steps whose inputs are complete. soon: steps whose inputs will be in a moment; what they need and is free,
+    no other step grows into. Never gives more than is free.
     """
     nodes = list(nodes)
     running = [replace(each, places=list(each.places), started_s=list(each.started_s)) for each in running]
     board = _Board(nodes, now_s, running, _room(nodes, running))
     ordered = sorted(waiting, key=lambda task: -task.way_s)
-    return [*board.begin(ordered), *board.grow()]
+    begun = list(board.begin(ordered))
+    for task in sorted(soon, key=lambda task: -task.way_s):
+        board.room.place_all(task.claim, task.claim.fewest)
+    return [*begun, *board.grow()]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from wrpo_ray.claims import NOTHING, Grant, granted
+from wrpo_ray.claims import NOTHING, PARTS, Grant, granted
 from wrpo_ray.planning.schedule import Job
 from wrpo_ray.scheduling.estimates import left_s, tasks_of
 from wrpo_ray.scheduling.nodes import Node
@@ -63,6 +63,11 @@ class _Active:
     starts_s: list[float] = field(default_factory=list)
     used_s: float = 0.0
     is_wanted: bool = True
+
+    @property
+    def is_about_to_end(self) -> bool:
+        """Whether it takes no engine, or has no work or no replica left, which end before their last row is heard of."""
+        return self.task.claim in (NOTHING, PARTS) or self.grant.shares[1] == 0 or not self.grant.places
 
     def seen(self, now_s: float) -> Running:
         """Return it as the policy sees it now."""
@@ -150,7 +155,8 @@ class _Run:
         now_s = self.runner.clock()
         # A run that has nothing left to do has no cluster either.
         nodes = self._nodes(now_s) if holding or any(task.claim != NOTHING for task in tasks) else []
-        for decision in decide(nodes, tasks, holding, now_s):
+        soon = [self._task(step) for step in waiting if step.name not in ready and self._is_soon(step)]
+        for decision in decide(nodes, tasks, holding, now_s, [task for task in soon if task.claim != NOTHING]):
             if decision.begins:
                 self._begin(ready[decision.task.name], decision)
             else:
@@ -176,6 +182,12 @@ class _Run:
     def _is_ready(self, step: Step) -> bool:
         names = {each.name for each in self.steps}
         return all(_key(given) in self.done for given in step.inputs if given.name in names)
+
+    def _is_soon(self, step: Step) -> bool:
+        """Tell whether the step waits only for what works without engines, or has done its work and is about to end."""
+        names = {each.name for each in self.steps}
+        inputs = [_key(given) for given in step.inputs if given.name in names and _key(given) not in self.done]
+        return all(key in self.active and self.active[key].is_about_to_end for key in inputs)
 
     def _task(self, step: Step) -> Task:
         """Return the step's task; what is complete takes nothing of the cluster."""
