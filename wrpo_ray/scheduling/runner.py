@@ -66,7 +66,7 @@ class _Active:
 
     @property
     def is_about_to_end(self) -> bool:
-        """Whether it takes no engine, or has no work or no replica left, which end before their last row is heard of."""
+        """Whether it takes no engine, or has no work or no replica left; these go before its last row is heard of."""
         return self.task.claim in (NOTHING, PARTS) or self.grant.shares[1] == 0 or not self.grant.places
 
     def seen(self, now_s: float) -> Running:
