@@ -38,6 +38,12 @@ SOURCES = ("b", "a")
 ROWS = RowsConfig(max_fraction=1.0)
 
 
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make parts here, also when another test of the session has left a cluster behind."""
+    monkeypatch.setattr(parts, "_can_be_made_apart", lambda folder: False)
+
+
 def finished(folder: Location, files: Sequence[FileEntry]) -> Location:
     create_manifest(folder, Manifest("step", "f", {}, {}, tuple(files), {}, {}, 0.0))
     return folder
