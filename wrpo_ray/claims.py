@@ -45,9 +45,14 @@ def engine_claim(resources: ResourcesConfig) -> Claim:
     )
 
 
+def scoring_resources(reward: RewardConfig) -> ResourcesConfig:
+    """Return what one replica of the reward model takes."""
+    return VERIFIER_RESOURCES if isinstance(reward, VerifierRewardConfig) else reward.resources
+
+
 def scoring_claim(reward: RewardConfig) -> Claim:
     """Return the claim of the reward model's pool."""
-    return engine_claim(VERIFIER_RESOURCES if isinstance(reward, VerifierRewardConfig) else reward.resources)
+    return engine_claim(scoring_resources(reward))
 
 
 def training_claim(train: TrainConfig) -> Claim:

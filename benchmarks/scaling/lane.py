@@ -102,10 +102,6 @@ def _known(job: Job) -> tuple[str, ...]:
     return tuple(name for name in job.after if name.startswith("sample-"))
 
 
-def _cpu_s(usage: resource.struct_rusage) -> float:
-    return usage.ru_utime + usage.ru_stime
-
-
 def _machine_busy_s() -> float:
     with open("/proc/stat", encoding="ascii") as stream:
         ticks = [int(value) for value in stream.readline().split()[1:9]]

@@ -23,7 +23,7 @@ from wrpo_ray.config import (
 )
 from wrpo_ray.data.model_files import Fetched, make_ready
 from wrpo_ray.errors import WrpoError
-from wrpo_ray.redaction import redacted
+from wrpo_ray.redaction import last_line
 from wrpo_ray.scheduling.nodes import Node, Room
 from wrpo_ray.steps import Step
 
@@ -148,8 +148,7 @@ def _tell(fetch: _Fetch, ref: Any) -> None:
     try:
         fetched: Any = ray.get(ref)
     except (RayError, WrpoError) as error:
-        last = redacted(str(error)).strip().splitlines()[-1]
-        log.warning("%s could not be fetched before its turn: %s", where, last)
+        log.warning("%s could not be fetched before its turn: %s", where, last_line(str(error)))
         return
     if fetched.skipped is not None:
         log.info("%s is not fetched before its turn: %s", where, fetched.skipped)

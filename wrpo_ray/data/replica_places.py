@@ -43,7 +43,7 @@ class Places:
         self.grant, self.num_shards, self.keep = grant, num_shards, keep
         self.shards_in_flight, self.num_gpus = shards_in_flight, num_gpus
         self.num_running = 0
-        self._starting: list[tuple[Place, bool]] = []
+        self._starting: list[Place] = []
         self._places: dict[Any, Place] = {}
         # The executor's thread knows nothing of who listens to the step.
         self._context = contextvars.copy_context()
@@ -51,9 +51,8 @@ class Places:
 
     def remote_arguments(self) -> dict[str, Any]:
         """Return where the next replica belongs; Ray Data asks once for each that it starts."""
-        is_given = self.grant.num_to_start() > 0
         place = self.grant.start()
-        self._starting.append((place, is_given))
+        self._starting.append(place)
         if len(place) != 1 or place[0].startswith(EXPECTED):
             return {}
         # Soft, and elsewhere at once when the node is gone or full: others may use the cluster too.
@@ -79,10 +78,7 @@ class Places:
         held = self._held(pool)
         self.keep(pool._running_actors)  # pyright: ignore[reportAttributeAccessIssue]
         self._places = held
-        # Ray Data's detector of high memory asks too, without starting anything.
-        unused, self._starting = self._starting, []
         self.grant.holds(list(held.values()))
-        self.grant.give([place for place, is_given in unused if is_given])
         if pool.num_running_actors() != self.num_running:
             self.num_running = pool.num_running_actors()
             self._emit()
@@ -101,7 +97,7 @@ class Places:
         """Return where a replica was sent; Ray Data lists new ones in the order in which they were started."""
         if actor in self._places:
             return self._places[actor]
-        return self._starting.pop(0)[0] if self._starting else ()
+        return self._starting.pop(0) if self._starting else ()
 
     def ended(self) -> None:
         """Forget the replicas: they end when nothing refers to them any more."""

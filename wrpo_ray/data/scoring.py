@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wrpo_ray.claims import VERIFIER_RESOURCES
+from wrpo_ray.claims import scoring_resources
 from wrpo_ray.config import FaultsConfig, RewardConfig, RowsConfig, VerifierRewardConfig
 from wrpo_ray.data.in_flight import of_scoring
 from wrpo_ray.data.model_files import bring
@@ -143,7 +143,7 @@ def score(
         shards=shards,
         num_rows=num_rows,
         shards_in_flight=of_scoring(reward, len(shards), num_rows),
-        resources=VERIFIER_RESOURCES if isinstance(reward, VerifierRewardConfig) else reward.resources,
+        resources=scoring_resources(reward),
         faults=faults,
         rows=rows,
         describe=functools.partial(_describe, files),

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wrpo_ray.claims import VERIFIER_RESOURCES
+from wrpo_ray.claims import scoring_resources
 from wrpo_ray.config import (
     FuseConfig,
     OpenAISourceConfig,
     ResourcesConfig,
     SourceConfig,
     TrainConfig,
-    VerifierRewardConfig,
 )
 from wrpo_ray.planning.stage import Kind
 
@@ -62,7 +61,7 @@ def _sampling(config: FuseConfig, source: SourceConfig | None) -> Holding:
 
 def _scoring(config: FuseConfig, source: str | None) -> Holding:
     reward = config.reward
-    resources = VERIFIER_RESOURCES if isinstance(reward, VerifierRewardConfig) else reward.resources
+    resources = scoring_resources(reward)
     return Holding("scoring", *_unit(config, resources), source=source)
 
 
