@@ -208,7 +208,9 @@ def test_a_replica_that_dies_too_often_is_given_up(cluster: Cluster, tmp_path: P
     def kill(start: dict[str, int]) -> None:
         os.kill(start["actor"], signal.SIGKILL)
 
-    acts = [when_busy_with(tmp_path, IDS[number], kill) for number in (1, 9)]
+    # Further apart than the shards in flight: the second act must meet the replica that came after the first.
+    numbers = (1, 1 + (IN_FLIGHT + 1) * PROMPTS_PER_SHARD)
+    acts = [when_busy_with(tmp_path, IDS[number], kill) for number in numbers]
     with killer(*acts), pytest.raises(InterruptedRunError, match="a replica died more than 1 times") as raised:
         runs.run(tmp_path, sampling_job(tmp_path, FAULTS.model_copy(update={"max_replica_restarts": 1})))
     assert raised.value.code == "WRPO-E002"
