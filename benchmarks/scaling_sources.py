@@ -1,6 +1,6 @@
 """How well sources fill a cluster: `make bench-scaling`, or
 
-    python -m benchmarks.scaling_sources [--quick]
+    python -m benchmarks.scaling_sources [--quick | --long]
 
 A real Ray cluster of logical nodes with 8 GPUs each (4 in the smallest case), the real scheduler, Ray Data pipelines,
 ledger and commits; the engine (SimulatedGenerator) sleeps as long as the planner's model says, on a scale that is told
@@ -9,8 +9,8 @@ counts them). `ideal`: work over GPUs, without any start. `planned`: makespan of
 Goal: makespan at most 1.10 of ideal.
 
 Worker processes stand ready on every node: starting Python takes a second of one of this machine's cores, where a real
-node has its own. The start of an engine is slept as the plan says. Several drivers run side by side, each on nodes of
-its own, to be done in ten minutes; `cpu` is the load of the whole machine, by all of them.
+node has its own. The start of an engine is slept as the plan says. Each size has a cluster and a driver of its own, one
+after the other; `cpu` is the load of the whole machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,15 @@ RESULTS = Path(__file__).parent / "results" / "scaling_sources.json"
 GOAL = 1.10
 _REPOSITORY = Path(__file__).parents[1]
 _SOURCES = (1, 2, 4, 8, 16, 32)
-# Each lane is a driver with nodes of its own: GPUs, numbers of sources, and real seconds of all GPUs per source. The
-# seconds must be many: processes take 2 to 3 s of one of the machine's cores each, whatever the scale.
-_LANES = ((64, (8,), 24.0), (16, (1, 2, 4, 8), 24.0), (4, (1, 2, 4, 8), 24.0))
-_LONG_LANES = ((64, _SOURCES, 24.0), (16, _SOURCES, 24.0), (4, _SOURCES, 24.0))
-_QUICK_LANES = ((16, (2,), 12.0), (4, (2, 4), 12.0))
+# Each lane is a cluster and a driver: GPUs, and for each case the number of sources and the real seconds of its ideal.
+# They must be many: a step takes a second to begin and to end, whatever the scale.
+_LANES = ((4, ((4, 120),)), (16, ((8, 160),)), (64, ((8, 180),)))
+_LONG_LANES = (
+    (4, ((1, 60), (4, 120), (8, 160))),
+    (16, ((1, 60), (2, 60), (4, 120), (8, 160), (16, 320), (32, 640))),
+    (64, ((8, 180), (32, 640))),
+)
+_QUICK_LANES = ((4, ((2, 30),)),)
 _COLUMNS = (
     ("sources", "num_sources", "7d"), ("GPUs", "num_gpus", "4d"), ("small", "replaced_sources", "5d"),
     ("1 h is s", "real_s_per_simulated_h", "8.2f"),
@@ -53,14 +56,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling_sources", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sources, below two minutes; writes no results")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--long", action="store_true", help="up to 32 sources on each cluster, about 27 minutes")
+    parser.add_argument("--long", action="store_true", help="up to 32 sources on each cluster, about 50 minutes")
     options = parser.parse_args()
     lanes = _QUICK_LANES if options.quick else _LONG_LANES if options.long else _LANES
     print("  ".join(f"{title:>{_width(form)}}" for title, _, form in _COLUMNS), flush=True)
-    with _cluster([num_gpus for num_gpus, _, _ in lanes]) as (address, nodes), ThreadPoolExecutor(len(lanes)) as pool:
-        cases = [[(count, num_gpus, each_s) for count in counts] for num_gpus, counts, each_s in lanes]
-        lists = pool.map(lambda one: list(_lane(address, *one)), zip(nodes, cases, strict=True))
-        records = [record for found in lists for record in found]
+    records = [record for num_gpus, cases in lanes for record in _lane(num_gpus, cases)]
     sizes = Counter(record["num_gpus"] for record in records)
     # A line through two points says nothing.
     fits = [_fit(num_gpus, records) for num_gpus, count in sorted(sizes.items()) if count > 2]
@@ -92,37 +92,35 @@ def _fit(num_gpus: int, records: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {"num_gpus": num_gpus, "first_h": float(first), "h_per_source": float(slope), "r2": r2}
 
 
-def _lane(address: str, nodes: list[str], cases: list[Any]) -> Iterator[dict[str, Any]]:
-    """Yield the records of one driver as they come, and show them."""
-    command = [sys.executable, "-m", "benchmarks.scaling.lane", "--address", address]
-    command += ["--nodes", json.dumps(nodes), "--cases", json.dumps(cases)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_REPOSITORY) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("{"):
-                record = json.loads(line)
-                print(_shown(record), flush=True)
-                yield record
-    if process.returncode:
-        raise SystemExit(f"a driver ended with exit code {process.returncode}")
+def _lane(num_gpus: int, cases: Sequence[tuple[int, float]]) -> Iterator[dict[str, Any]]:
+    """Yield the records of one cluster's cases as they come, and show them."""
+    with _cluster(num_gpus) as (address, nodes):
+        command = [sys.executable, "-m", "benchmarks.scaling.lane", "--address", address]
+        command += ["--nodes", json.dumps(nodes), "--num-gpus", str(num_gpus), "--cases", json.dumps(cases)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_REPOSITORY) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{"):
+                    record = json.loads(line)
+                    print(_shown(record), flush=True)
+                    yield record
+        if process.returncode:
+            raise SystemExit(f"a driver ended with exit code {process.returncode}")
 
 
 @contextmanager
-def _cluster(gpus_of_lanes: Sequence[int]) -> Iterator[tuple[str, list[list[str]]]]:
-    """Start a head and every lane's nodes; yield the address and the nodes' ids by lane."""
+def _cluster(num_gpus: int) -> Iterator[tuple[str, list[str]]]:
+    """Start a head and nodes of up to 8 GPUs; yield the address and the nodes' ids."""
     from ray.cluster_utils import Cluster
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")])
     small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     try:
-        lanes = []
-        for num_gpus in gpus_of_lanes:
-            sizes = [min(8, num_gpus)] * max(1, num_gpus // 8)
-            nodes = [cluster.add_node(num_cpus=64, num_gpus=size, object_store_memory=80 * 2**20) for size in sizes]
-            lanes.append([node.node_id for node in nodes])
+        sizes = [min(8, num_gpus)] * max(1, num_gpus // 8)
+        nodes = [cluster.add_node(num_cpus=64, num_gpus=size, object_store_memory=80 * 2**20) for size in sizes]
         cluster.wait_for_nodes(timeout=120)
-        yield str(cluster.address), lanes
+        yield str(cluster.address), [node.node_id for node in nodes]
     finally:
         cluster.shutdown()
 

@@ -1,8 +1,9 @@
-"""One driver that works through some cases on its own nodes of the benchmark's cluster, one after the other."""
+"""The driver of one cluster of the benchmark: it works through some cases, one after the other."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import resource
@@ -24,36 +25,39 @@ from wrpo_ray.steps import execute
 from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.manifest import RunLayout
 
-# Processes that stand ready on each node, beside those at work.
-_READY_PER_NODE = 3
-_REFILL_EVERY_S = 2.0
+# Processes that stand ready on all nodes before a case begins, and are made ready again on one node after the other
+# while it goes on: each takes about 80 MiB, and a second of a core to start.
+_READY = 150
+_MOST_PER_NODE = 40
+_REFILL_EVERY_S = 3.0
 
 
 def main() -> None:
     """Print one JSON line per case."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--address", required=True)
-    parser.add_argument("--nodes", type=json.loads, required=True, help="ids of this lane's nodes")
-    parser.add_argument("--cases", type=json.loads, required=True, help="[[sources, GPUs, real seconds per source]]")
+    parser.add_argument("--nodes", type=json.loads, required=True, help="ids of the nodes to work on")
+    parser.add_argument("--num-gpus", type=int, required=True)
+    parser.add_argument("--cases", type=json.loads, required=True, help="[[sources, real seconds of the ideal]]")
     options = parser.parse_args()
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray.init(address=options.address, log_to_driver=False, namespace=f"lane-{options.nodes[0][:8]}")
+    ray.init(address=options.address, log_to_driver=False)
     from ray.data import DataContext
 
     DataContext.get_current().enable_progress_bars = False
-    with _ready_processes(options.nodes):
-        for num_sources, num_gpus, per_source_s in options.cases:
-            print(json.dumps(_measured(options.nodes, num_sources, num_gpus, per_source_s)), flush=True)
+    for num_sources, ideal_s in options.cases:
+        with _ready_processes(options.nodes):
+            print(json.dumps(_measured(options.nodes, num_sources, options.num_gpus, ideal_s)), flush=True)
 
 
-def _measured(node_ids: list[str], num_sources: int, num_gpus: int, per_source_s: float) -> dict[str, Any]:
+def _measured(node_ids: list[str], num_sources: int, num_gpus: int, ideal_s: float) -> dict[str, Any]:
     """Run one case and return its record."""
     import ray
 
     given = workload(num_sources, num_gpus)
-    scale = per_source_s * num_sources / given.ideal_s
+    scale = ideal_s / given.ideal_s
     busy, used, began = _machine_busy_s(), resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
         layout = RunLayout(locate(folder))
@@ -69,7 +73,6 @@ def _measured(node_ids: list[str], num_sources: int, num_gpus: int, per_source_s
         seconds = time.monotonic() - began
     after = resource.getrusage(resource.RUSAGE_SELF)
     responses = len(given.jobs) // 2 * SHARDS * ROWS_PER_SHARD
-    ideal_s = given.ideal_s * scale
     planned_s = makespan_s(schedule([_scaled(job, scale) for job in given.jobs], {"H100": float(num_gpus)}))
     return {
         "num_sources": num_sources,
@@ -117,13 +120,16 @@ def _cores() -> int:
 @contextmanager
 def _ready_processes(node_ids: list[str]) -> Iterator[None]:
     """Keep worker processes ready on every node, so that the start of Python on two cores is not what is measured."""
+    count = min(_MOST_PER_NODE, _READY // len(node_ids))
+    for node_id in node_ids:
+        _refill(node_id, count)
     stopped = threading.Event()
-    for count in range(1, 2 * _READY_PER_NODE + 1):
-        _refill(node_ids, count)
 
     def keep() -> None:
-        while not stopped.wait(_REFILL_EVERY_S):
-            _refill(node_ids, _READY_PER_NODE)
+        for node_id in itertools.cycle(node_ids):
+            if stopped.wait(_REFILL_EVERY_S):
+                return
+            _refill(node_id, count)
 
     thread = threading.Thread(target=keep, daemon=True)
     thread.start()
@@ -134,19 +140,18 @@ def _ready_processes(node_ids: list[str]) -> Iterator[None]:
         thread.join()
 
 
-def _refill(node_ids: list[str], count: int) -> None:
+def _refill(node_id: str, count: int) -> None:
+    """Have `count` processes at work at once on a node, so that as many stand idle there afterwards."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    tasks = [
-        _warm.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(0.3)  # pyright: ignore[reportFunctionMemberAccess]
-        for node_id in node_ids
-        for _ in range(count)
-    ]
-    ray.get(tasks)
+    place = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    ray.get([_warm.options(scheduling_strategy=place).remote(0.3) for _ in range(count)])  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _import_and_wait(seconds: float) -> None:
+    import ray.data  # noqa: F401
+
     import benchmarks.scaling.simulated  # noqa: F401
 
     time.sleep(seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any, cast
@@ -34,10 +35,14 @@ class SimulatedEngine:
 
 
 class SimulatedGenerator:
-    """Satisfies data.shard_actor.ShardWorker; sleeps instead of generating or scoring, and commits for real."""
+    """Satisfies data.shard_actor.ShardWorker; sleeps instead of generating or scoring, and commits for real.
+
+    Shards at work share the engine, as they do in a real one: it is never empty while the next is handed over.
+    """
 
     def __init__(self, folder: str, start_s: float, shard_s: float) -> None:
         self.folder, self.shard_s = locate(folder), shard_s
+        self._at_work = threading.Lock()
         # Of an engine's process, a replica asks for no more than this.
         self.engine = cast(SupervisedEngine, SimulatedEngine())
         time.sleep(start_s)
@@ -48,7 +53,8 @@ class SimulatedGenerator:
 
     def commit(self, shard: Shard, description: dict[str, Any]) -> Commit:
         """See ShardWorker."""
-        time.sleep(self.shard_s)
+        with self._at_work:
+            time.sleep(self.shard_s)
         table = pa.table({"item": list(shard.items)})
         return ledger.commit(self.folder, shard, table, shard.items, (), {"num_rows": len(shard.items)})
 
@@ -71,6 +77,7 @@ def step_of(job: Job, inputs: tuple[Step, ...], scale: float) -> Step:
             faults=FaultsConfig(),
             rows=RowsConfig(),
             describe=lambda shard: {"number": shard.number, "items": list(shard.items)},
+            shards_in_flight=2,
         )
         arguments = {"folder": str(folder), "start_s": job.start_s * scale, "shard_s": shard_s}
         finished = run_shards(work, SimulatedGenerator, arguments)
