@@ -33,12 +33,12 @@ GOAL = 1.10
 _REPOSITORY = Path(__file__).parents[1]
 _SOURCES = (1, 2, 4, 8, 16, 32)
 # Each lane is a cluster and a driver: GPUs, and for each case the number of sources and the real seconds of its ideal.
-# They must be many: a step takes a second to begin and to end, whatever the scale.
-_LANES = ((4, ((4, 120),)), (16, ((8, 160),)), (64, ((8, 180),)))
+# They must be many: processes and steps take seconds to begin and to end here, whatever the scale.
+_LANES = ((4, ((4, 150),)), (16, ((8, 400),)), (64, ((8, 600),)))
 _LONG_LANES = (
-    (4, ((1, 60), (4, 120), (8, 160))),
-    (16, ((1, 60), (2, 60), (4, 120), (8, 160), (16, 320), (32, 640))),
-    (64, ((8, 180), (32, 640))),
+    (4, ((1, 100), (4, 150), (8, 300))),
+    (16, ((1, 200), (2, 200), (4, 300), (8, 400), (16, 800), (32, 1600))),
+    (64, ((8, 600), (32, 2400))),
 )
 _QUICK_LANES = ((4, ((2, 30),)),)
 _COLUMNS = (
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling_sources", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sources, below two minutes; writes no results")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--long", action="store_true", help="up to 32 sources on each cluster, about 50 minutes")
+    parser.add_argument("--long", action="store_true", help="up to 32 sources on each cluster, about two hours")
     options = parser.parse_args()
     lanes = _QUICK_LANES if options.quick else _LONG_LANES if options.long else _LANES
     print("  ".join(f"{title:>{_width(form)}}" for title, _, form in _COLUMNS), flush=True)

@@ -27,8 +27,8 @@ from wrpo_ray.storage.manifest import RunLayout
 
 # Processes that stand ready on all nodes before a case begins, and are made ready again on one node after the other
 # while it goes on: each takes about 80 MiB, and a second of a core to start.
-_READY = 150
-_MOST_PER_NODE = 40
+_READY = 80
+_MOST_PER_NODE = 20
 _REFILL_EVERY_S = 3.0
 
 
