@@ -19,7 +19,7 @@ class FaultsConfig(Frozen):
     stall_timeout_s: PositiveFloat = 180.0
     """An engine that works but finishes no step for this long is taken for hung and replaced."""
     no_progress_timeout_s: PositiveFloat = 86_400.0
-    """Ray Data stops a step in which no shard ends for this long; nodes that are slow to come count too.
+    """A step in which no shard, or no part, ends for this long is stopped; nodes that are slow to come count too.
 
     It must be well above the time of one shard (resources.prompts_per_shard): hangs are found by stall_timeout_s."""
     max_replica_restarts: PositiveInt = 100

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +19,7 @@ from wrpo_ray.config import ModelConfig, RowsConfig, VerifierRewardConfig
 from wrpo_ray.config_allocation import AllocationConfig
 from wrpo_ray.data.allocation import FirstLoad, allocate, first_table
 from wrpo_ray.data.requested import sample_requested
-from wrpo_ray.data.requests import REQUESTS, FirstRequests, FurtherRequests, RecentRequests, Requests
+from wrpo_ray.data.requests import REQUESTS, FirstRequests, FurtherRequests, Requests
 from wrpo_ray.data.sampling import SamplingJob, require_all_samples
 from wrpo_ray.data.scoring import score
 from wrpo_ray.engines.requests import RequestedPrompt
@@ -201,21 +199,6 @@ def test_a_list_of_requests_is_named_by_what_it_asks_for(tmp_path: Path) -> None
     assert found[0] == found[2]
     assert found[0].content != found[1].content
     assert [(each.num_items, each.num_requests) for each in found] == [(2, 5), (2, 4), (2, 5)]
-
-
-def test_a_worker_reads_each_list_of_requests_once() -> None:
-    read: list[str] = []
-
-    def rows(path: str) -> pa.Table:
-        read.append(path)
-        return pa.table([[path], [1], [2]], schema=REQUESTS)
-
-    recent = RecentRequests(cast("Requests", SimpleNamespace(rows=rows)))
-    assert [recent.rows(path)["prompt_id"].to_pylist() for path in "aabba"] == [[path] for path in "aabba"]
-    assert read == ["a", "b"]
-    for path in "cdeb":
-        recent.rows(path)
-    assert read == [*"abcde", "b"]
 
 
 def test_a_source_that_is_left_out_costs_no_engine(tmp_path: Path) -> None:

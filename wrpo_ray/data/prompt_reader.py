@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from wrpo_ray.data.recent_tables import RecentTables
 from wrpo_ray.errors import StorageError
 from wrpo_ray.schema import Prompt, Split, to_rows
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import parquet_entries, read_verified
-
-# Shards come in the order of the files, several at a time.
-_FILES_IN_MEMORY = 4
 
 
 class PromptReader:
@@ -25,13 +22,12 @@ class PromptReader:
     def __init__(self, prompts: Location) -> None:
         self.prompts = prompts
         self._entries: list[FileEntry] | None = None
-        self._tables: OrderedDict[str, pa.Table] = OrderedDict()
+        self._tables = RecentTables(self._read)
         self._lock = threading.Lock()
 
     def ids(self, path: str, splits: Collection[Split]) -> list[str]:
         """Return the prompt_ids of the file `path` that belong to one of `splits`, in the file's order."""
-        (entry,) = (entry for entry in self._all_entries() if entry.path == path)
-        return self._table(entry).filter(pc.field("split").isin(list(splits)))["prompt_id"].to_pylist()
+        return self._tables.get(path).filter(pc.field("split").isin(list(splits)))["prompt_id"].to_pylist()
 
     def of(self, prompt_ids: Sequence[str]) -> list[Prompt]:
         """Return the prompts with these prompt_ids, in their order; raises StorageError when one is not there."""
@@ -53,7 +49,7 @@ class PromptReader:
         is_wanted = pc.field("prompt_id").isin(sorted(wanted))
         for entry in self._all_entries():
             if entry.may_hold((min(wanted), max(wanted))):
-                yield self._table(entry).filter(is_wanted)
+                yield self._tables.get(entry.path).filter(is_wanted)
 
     def _all_entries(self) -> list[FileEntry]:
         with self._lock:
@@ -61,13 +57,9 @@ class PromptReader:
                 self._entries = parquet_entries(self.prompts)
             return self._entries
 
-    def _table(self, entry: FileEntry) -> pa.Table:
-        # One reads while the others wait: they would mostly want the same file.
-        with self._lock:
-            table = self._tables.pop(entry.path, None)
-            if table is None:
-                table = read_verified(self.prompts, entry, Prompt.SCHEMA)
-            self._tables[entry.path] = table
-            while len(self._tables) > _FILES_IN_MEMORY:
-                self._tables.popitem(last=False)
-            return table
+    def _entry(self, path: str) -> FileEntry:
+        (entry,) = (entry for entry in self._all_entries() if entry.path == path)
+        return entry
+
+    def _read(self, path: str) -> pa.Table:
+        return read_verified(self.prompts, self._entry(path), Prompt.SCHEMA)

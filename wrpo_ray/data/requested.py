@@ -6,7 +6,8 @@ from typing import Any
 
 from wrpo_ray.data.in_flight import of_sampling
 from wrpo_ray.data.prompt_ranges import described_shard, range_shards
-from wrpo_ray.data.requests import RecentRequests, Requests
+from wrpo_ray.data.recent_tables import RecentTables
+from wrpo_ray.data.requests import Requests
 from wrpo_ray.data.sampling import SamplingJob, SamplingWorker, sampling_summary
 from wrpo_ray.data.sharded_work import ShardedWork
 from wrpo_ray.data.shards import run_shards
@@ -22,16 +23,16 @@ class RequestedSamplingWorker(SamplingWorker):
 
     def __init__(self, requests: Requests, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.requests = RecentRequests(requests)
+        self.requests = RecentTables(requests.rows)
 
     def shard(self, description: dict[str, Any]) -> Shard:
         """See data.shards.ShardWorker."""
-        return described_shard(description, self.requests.rows(description["path"])["prompt_id"].to_pylist())
+        return described_shard(description, self.requests.get(description["path"])["prompt_id"].to_pylist())
 
     def asked(self, shard: Shard, description: dict[str, Any]) -> list[Prompt]:
         """See SamplingWorker."""
         start, stop = description["start"], description["stop"]
-        rows = self.requests.rows(description["path"]).slice(start, stop - start).to_pylist()
+        rows = self.requests.get(description["path"]).slice(start, stop - start).to_pylist()
         return [
             _requested(prompt, tuple(range(row["first_sample"], row["first_sample"] + row["num_samples"])))
             for prompt, row in zip(self.prompts.of(shard.items), rows, strict=True)

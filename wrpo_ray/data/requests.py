@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,8 +27,6 @@ REQUESTS = pa.schema(
         pa.field("num_samples", pa.int32(), nullable=False),
     ]
 )
-# As many as PromptReader holds files.
-_LISTS_IN_MEMORY = 4
 _PROMPT_IDS = pa.schema([Prompt.SCHEMA.field("prompt_id")])
 
 
@@ -113,27 +109,6 @@ def _content(requested: pa.Table) -> str:
     rows = zip(*(requested[name].to_pylist() for name in REQUESTS.names), strict=True)
     lines = "\n".join(f"{prompt_id} {first} {count}" for prompt_id, first, count in rows)
     return hashlib.sha256(lines.encode("utf-8")).hexdigest()
-
-
-class RecentRequests:
-    """The lists that were asked for last stay in memory: shards come list by list. Several threads may ask at once."""
-
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
-        self._tables: OrderedDict[str, pa.Table] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def rows(self, path: str) -> pa.Table:
-        """See Requests."""
-        # One reads while the others wait: they would mostly want the same list.
-        with self._lock:
-            table = self._tables.pop(path, None)
-            if table is None:
-                table = self._requests.rows(path)
-            self._tables[path] = table
-            while len(self._tables) > _LISTS_IN_MEMORY:
-                self._tables.popitem(last=False)
-            return table
 
 
 def requests_folder(source: str) -> str:

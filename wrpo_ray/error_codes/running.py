@@ -48,8 +48,9 @@ RUNNING = {
         "See the Ray logs of the replica; a smaller max_num_seqs or max_model_len needs less memory.",
     ),
     "WRPO-E004": Entry(
-        "no shard ended for too long",
-        "Nothing was finished within faults.no_progress_timeout_s; the cluster may lack nodes for the replicas.",
+        "nothing ended for too long",
+        "No shard of a pool, or no part of a step that is made by tasks, was finished within"
+        " faults.no_progress_timeout_s; the cluster may lack nodes for the replicas, or half a CPU for the tasks.",
         "Add nodes, ask for less per replica, or raise the time.",
     ),
     "WRPO-E005": Entry(
