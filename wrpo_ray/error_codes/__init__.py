@@ -1,4 +1,4 @@
-"""Every error code of wrpo_ray with its meaning: `wrpo-ray explain CODE`, and docs/errors.md."""
+"""Every error code of wrpo_ray with its meaning: `wrpo-ray explain CODE`, and docs/errors.md; fields of a config too."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import difflib
 import textwrap
 
+from wrpo_ray import config_reference
 from wrpo_ray.error_codes.entry import Entry
 from wrpo_ray.error_codes.inputs import INPUTS
 from wrpo_ray.error_codes.machine import MACHINE
@@ -44,14 +45,22 @@ _WIDTH = 100
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("code", nargs="?", metavar="CODE", help="such as WRPO-C003; without one, all are listed")
-    parser.add_argument("--markdown", action="store_true", help="print all of them as a page of documentation")
+    parser.add_argument(
+        "code", nargs="?", metavar="CODE|FIELD",
+        help="an error, such as WRPO-C003, or a field of a config, such as wrpo.alpha.end; without one, all errors",
+    )  # fmt: skip
+    parser.add_argument("--markdown", action="store_true", help="print all errors as a page of documentation")
+    parser.add_argument("--config-markdown", action="store_true", help="print all fields as a page of documentation")
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print one code, all codes, or docs/errors.md; raises ConfigError for a code that there is none of."""
+    """Print one code or field, all codes, docs/errors.md or docs/config.md; raises ConfigError for what is neither."""
     if options.markdown:
         print(markdown(), end="")
+    elif options.config_markdown:
+        print(config_reference.markdown(), end="")
+    elif options.code and (field := config_reference.explain_field(options.code)):
+        print(field)
     elif options.code:
         print(explain(options.code))
     else:
@@ -65,8 +74,8 @@ def explain(code: str) -> str:
     if full not in CATALOGUE:
         close = difflib.get_close_matches(full, CATALOGUE, n=1, cutoff=0.85)
         hint = f"did you mean `{close[0]}`? " if close else ""
-        help = f"{hint}`wrpo-ray explain` lists all codes"
-        raise ConfigError(f"no error has the code {code!a}", code="WRPO-C032", help=help)
+        help = f"{hint}`wrpo-ray explain` lists all codes, docs/config.md all fields"
+        raise ConfigError(f"no error and no field of a config is called {code!a}", code="WRPO-C032", help=help)
     entry = CATALOGUE[full]
     meaning, action = (textwrap.fill(text, _WIDTH) for text in (entry.meaning, f"What to do: {entry.action}"))
     return f"{full}: {entry.title}\n\n{meaning}\n\n{action}"
