@@ -1,4 +1,4 @@
-"""What every field of a config means: `wrpo-ray explain wrpo.beta`, and docs/config.md. Read from the config's types."""
+"""What every field of a config means, read from its types: `wrpo-ray explain wrpo.beta`, and docs/config.md."""
 
 from __future__ import annotations
 

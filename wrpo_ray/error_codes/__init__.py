@@ -1,4 +1,4 @@
-"""Every error code of wrpo_ray with its meaning: `wrpo-ray explain CODE`, and docs/errors.md; fields of a config too."""
+"""Every error code of wrpo_ray with its meaning: `wrpo-ray explain CODE`, and docs/errors.md."""
 
 from __future__ import annotations
 

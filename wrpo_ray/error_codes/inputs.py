@@ -201,9 +201,9 @@ INPUTS = {
         "Run the steps that are named first, or leave --only out.",
     ),
     "WRPO-C032": Entry(
-        "no such error code",
-        "`wrpo-ray explain` was asked for a code that there is none of.",
-        "List all codes with `wrpo-ray explain`.",
+        "no such error code or field",
+        "`wrpo-ray explain` was asked for something that is neither an error code nor a field of a config.",
+        "List all codes with `wrpo-ray explain`; docs/config.md lists all fields.",
     ),
     "WRPO-C040": Entry(
         "the folder is no run",
