@@ -3,6 +3,7 @@
 # make demo              the whole method on tiny models, on this machine
 # make test              linters and the default tests; test-slow and test-gpu run the others
 # make chaos             a run of the real stack whose processes are killed at random (CHAOS_SEED, CHAOS_MINUTES)
+# make docs              the documentation as a site, in site/
 # make bench-train       cost of one training step: ours, the published method's, TRL's (BENCH=--quick for two minutes)
 # make bench-sampling    responses/s of our sampling stage, ray.data.llm and raw vLLM, side by side
 # make bench-scaling     1 to 32 simulated sources on 4 to 64 logical GPUs, against the ideal
@@ -26,7 +27,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 TORCH := torch==2.13.0
 
 .PHONY: help install demo test test-slow test-gpu chaos bench-train bench-allocation bench-sampling bench-scaling \
-    bench-control-plane bench-prompt-memory lint lock clean tools
+    bench-control-plane bench-prompt-memory docs lint lock clean tools
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -79,6 +80,19 @@ $(TRL_STAMP): requirements/trl.txt | tools
 	echo "installing TRL into .venv-trl"
 	PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore .venv-trl/bin/python -m pip -qq install $(TORCH) -r requirements/trl.txt
 	touch $@
+
+# The site generator has an environment of its own, for the same reason.
+DOCS_STAMP := .venv-docs/.installed
+
+$(DOCS_STAMP): requirements/docs.txt | tools
+	@rm -rf .venv-docs
+	$(PYTHON) -m venv .venv-docs
+	echo '*' > .venv-docs/.gitignore
+	PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore .venv-docs/bin/python -m pip -qq install -r requirements/docs.txt
+	touch $@
+
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --site-dir site
 
 bench-train: install $(TRL_STAMP)
 	$(BIN)/python -m benchmarks.train_step $(BENCH)

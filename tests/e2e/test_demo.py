@@ -17,6 +17,10 @@ def test_each_stage_of_the_demo_beats_the_one_before(tmp_path: Path) -> None:
     subprocess.run(assets, cwd=REPOSITORY, check=True)
     fuse = [sys.executable, "jobs/fuse.py", "--config", "jobs/configs/demo.yaml", f"run.root={tmp_path}"]
     subprocess.run(fuse, cwd=REPOSITORY, check=True)
+    # As docs/quickstart.md has it.
+    for command in ("status", "inspect"):
+        cli = "import sys; from wrpo_ray.cli import main; sys.exit(main())"
+        subprocess.run([sys.executable, "-c", cli, command, str(tmp_path / "demo")], cwd=REPOSITORY, check=True)
     (result,) = (tmp_path / "demo" / "evaluate").glob("*/evaluation.json")
     models = json.loads(result.read_text())["models"]
     assert list(models) == ["target", "target-sft", "fused"]
