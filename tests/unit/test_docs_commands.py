@@ -66,3 +66,13 @@ def _environment() -> dict[str, str]:
 
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+def test_the_page_of_commands_is_up_to_date() -> None:
+    """Repair: `python docs/make_cli.py`."""
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import make_cli  # pyright: ignore[reportMissingImports]
+    finally:
+        sys.path.pop(0)
+    assert make_cli.PAGE.read_text(encoding="utf-8") == make_cli.page()
