@@ -9,10 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from jobs.demo.facts import Domain, heldout_questions, schooling_questions, train_questions  # noqa: E402
-from jobs.miniature import make_assets  # noqa: E402
-from jobs.miniature.skills import FACTS_PER_SKILL, SKILLS, load_skill  # noqa: E402
-from wrpo_ray.verifier import fold  # noqa: E402
+from jobs.demo.facts import Domain, heldout_questions, schooling_questions, train_questions
+from jobs.miniature import make_assets
+from jobs.miniature.skills import FACTS_PER_SKILL, SKILLS, load_skill
+from wrpo_ray.verifier import fold
 
 
 @pytest.fixture(params=SKILLS)
