@@ -34,11 +34,11 @@ _REPOSITORY = Path(__file__).parents[1]
 _SOURCES = (1, 2, 4, 8, 16, 32)
 # Each lane is a cluster and a driver: GPUs, and for each case the number of sources and the real seconds of its ideal.
 # They must be many: processes and steps take seconds to begin and to end here, whatever the scale.
-_LANES = ((4, ((4, 150),)), (16, ((8, 400),)), (64, ((8, 600),)))
+_LANES = ((4, ((4, 200),)), (16, ((8, 400),)), (64, ((8, 500),)))
 _LONG_LANES = (
-    (4, ((1, 100), (4, 150), (8, 300))),
+    (4, ((1, 100), (4, 200), (8, 400))),
     (16, ((1, 200), (2, 200), (4, 300), (8, 400), (16, 800), (32, 1600))),
-    (64, ((8, 600), (32, 2400))),
+    (64, ((8, 500), (32, 2000))),
 )
 _QUICK_LANES = ((4, ((2, 30),)),)
 _COLUMNS = (

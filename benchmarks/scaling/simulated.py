@@ -21,7 +21,7 @@ from wrpo_ray.storage.ledger import Commit, Shard
 from wrpo_ray.storage.location import Location, locate
 
 # Few enough that a shard takes longer than Ray takes to hand it out, on this scale.
-SHARDS, ROWS_PER_SHARD = 32, 50
+SHARDS, ROWS_PER_SHARD = 96, 50
 
 
 @dataclass

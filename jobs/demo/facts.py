@@ -42,9 +42,9 @@ class Question:
     sentence: str
 
 
-def load_domain(name: str) -> Domain:
-    """Return the domain of one file in the facts folder."""
-    raw = json.loads((FACTS_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+def load_domain(name: str, folder: Path = FACTS_FOLDER) -> Domain:
+    """Return the domain of one file in a folder of facts, the demo's unless another one is named."""
+    raw = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     return Domain(
         name=raw["domain"],
         schooling_wordings=tuple(raw["schooling_wordings"]),

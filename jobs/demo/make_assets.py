@@ -38,12 +38,12 @@ def make_assets(out: Path) -> None:
         return
     started = time.monotonic()
     marker.unlink(missing_ok=True)
-    _run_in_processes(_demo_tasks(out))
+    run_in_processes(_demo_tasks(out))
     marker.write_text(_VERSION, encoding="utf-8")
     print(f"the demo's models and prompts were made in {time.monotonic() - started:.0f} s")
 
 
-def _run_in_processes(tasks: Sequence[tuple[Callable[[Path], None], Path]]) -> None:
+def run_in_processes(tasks: Sequence[tuple[Callable[[Path], None], Path]]) -> None:
     """Run tasks side by side, the first ones first, one thread each: more threads slow such small models down."""
     os.environ["OMP_NUM_THREADS"] = "1"
     # The reader of GGUF files draws a bar that a log would keep line by line.
