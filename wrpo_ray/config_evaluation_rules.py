@@ -1,10 +1,10 @@
-"""Rules of the section `evaluation` that tie several fields together."""
+"""The section `evaluation` as a whole: what it compares, and rules that tie several fields together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from wrpo_ray.config import EvaluationConfig, FuseConfig, ModelConfig
+from wrpo_ray.config import EvaluationConfig, FuseConfig, ModelConfig, SourceConfig
 from wrpo_ray.errors import Problem
 
 RUNS_OWN_MODELS = ("target-sft", "fused")
@@ -27,14 +27,26 @@ def evaluation_problems(config: FuseConfig) -> Iterator[Problem]:
         yield Problem("evaluation.judge.name", judge.name, rule, fix, "WRPO-C013")
 
 
-def _evaluated_sources(config: FuseConfig, evaluation: EvaluationConfig) -> list[str]:
-    names = [source.name for source in config.sources]
-    return [name for name in names if evaluation.sources == "all" or name in evaluation.sources]
+def evaluated_sources(config: FuseConfig) -> list[SourceConfig]:
+    """Return the sources that answer held-out prompts; those that the run goes on without are not in the config."""
+    wanted = config.evaluation.sources if config.evaluation else ()
+    return [source for source in config.sources if wanted == "all" or source.name in wanted]
+
+
+def evaluated_pairs(config: FuseConfig) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of (model, baseline) to compare, without those of sources that the run goes on without."""
+    if config.evaluation is None:
+        return ()
+    target, (target_sft, fused) = config.target.name, RUNS_OWN_MODELS
+    sources = [source.name for source in evaluated_sources(config)]
+    if config.evaluation.pairs is None:
+        usual = ((fused, target_sft), (fused, target), (target_sft, target))
+        return (*usual, *((fused, source) for source in sources))
+    return tuple(pair for pair in config.evaluation.pairs if set(pair) <= {target, *RUNS_OWN_MODELS, *sources})
 
 
 def _lengths(config: FuseConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
-    evaluated = _evaluated_sources(config, evaluation)
-    models = [("target", config.target), *((f"sources.{s.name}", s) for s in config.sources if s.name in evaluated)]
+    models = [("target", config.target), *((f"sources.{s.name}", s) for s in evaluated_sources(config))]
     most = evaluation.sampling.max_tokens
     for place, model in models:
         if isinstance(model, ModelConfig) and most >= model.engine.max_model_len:
@@ -54,7 +66,7 @@ def _models(config: FuseConfig, evaluation: EvaluationConfig) -> Iterator[Proble
         if name not in names:
             rule = f"no source has this name; there are: {', '.join(names)}"
             yield Problem("evaluation.sources", name, rule, "correct the name, or write all", "WRPO-C045")
-    compared = (config.target.name, *RUNS_OWN_MODELS, *_evaluated_sources(config, evaluation))
+    compared = (config.target.name, *RUNS_OWN_MODELS, *(source.name for source in evaluated_sources(config)))
     yield from _pairs(evaluation.pairs or (), compared, names)
     if evaluation.pairs == ():
         rule = "an evaluation compares at least one pair"

@@ -14,6 +14,7 @@ from typing import Any
 from wrpo_ray.claims import engine_claim
 from wrpo_ray.config import EvaluationConfig, FuseConfig, ModelConfig, SourceConfig, VerifierRewardConfig
 from wrpo_ray.config_evaluation import JudgeConfig
+from wrpo_ray.config_evaluation_rules import evaluated_pairs, evaluated_sources
 from wrpo_ray.data.sampling import SamplingJob, sample
 from wrpo_ray.engines.protocol import Generator
 from wrpo_ray.evaluate.answers import rewarded, verified
@@ -29,14 +30,7 @@ from wrpo_ray.storage.location import Location, json_bytes
 from wrpo_ray.storage.manifest import require_manifest
 from wrpo_ray.storage.tables import write_file, write_table
 
-EVALUATION = "evaluation"
-"""Name of all steps of the evaluation together, where one step is asked for by name."""
 _SPLITS: tuple[Split, ...] = ("sft", "preference")
-
-
-def is_evaluation(step: str) -> bool:
-    """Tell whether a step of this name belongs to the evaluation."""
-    return step == "evaluate" or step.startswith("evaluation-")
 
 
 @dataclass(frozen=True)
@@ -75,11 +69,10 @@ def evaluation_steps(
 ) -> Step:
     """Add all steps of the evaluation and return the last one. trained: the run's models with the steps that made them.
 
-    Raises ConfigError when the judge's template cannot be used.
+    Raises OSError or ValueError when the judge's template cannot be read; preflight has looked at it before.
     """
     config = builder.config
     own: list[tuple[ModelConfig, Step | None]] = [(config.target, None), *trained]
-    sources = [source for source in config.sources if evaluation.sources == "all" or source.name in evaluation.sources]
 
     def draw(model: SourceConfig, step: Step | None) -> Step:
         drawn = model.model_copy(update={"sampling": evaluation.sampling})
@@ -89,29 +82,15 @@ def evaluation_steps(
     # One reward model for all three: what is compared is scored by the same process. Sources have steps of their own,
     # so that one more of them leaves the others as they are.
     scored = [builder.score("evaluation-score", prompts, tuple(drawn.values()))]
-    for source in sources:
+    for source in evaluated_sources(config):
         drawn[source.name] = draw(source, None)
         scored.append(builder.score(f"evaluation-score-{source.name}", prompts, (drawn[source.name],)))
     names = tuple(model.name for model, _ in own)
     steps = _Steps(prompts, names, drawn, tuple(scored))
-    pairs = evaluated_pairs(evaluation, names, [source.name for source in sources])
+    pairs = evaluated_pairs(config)
     if evaluation.judge is not None:
         steps = dataclasses.replace(steps, asked=_judge_steps(builder, evaluation.judge, steps, pairs))
     return builder.add(_evaluate_step(builder, evaluation, steps, pairs))
-
-
-def evaluated_pairs(
-    evaluation: EvaluationConfig, own: Sequence[str], sources: Sequence[str]
-) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of (model, baseline) to compare. own: target, Target-SFT and fused model, in this order.
-
-    Pairs of sources that the run goes on without are left out.
-    """
-    target, target_sft, fused = own
-    if evaluation.pairs is None:
-        usual = ((fused, target_sft), (fused, target), (target_sft, target))
-        return (*usual, *((fused, source) for source in sources))
-    return tuple(pair for pair in evaluation.pairs if set(pair) <= {*own, *sources})
 
 
 def _judge_steps(

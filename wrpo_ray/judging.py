@@ -57,7 +57,7 @@ def question(template: str, messages: Sequence[Message], answer_a: str, answer_b
     texts = {"conversation": conversation, "answer A": answer_a, "answer B": answer_b}
     mark = _mark([template, *texts.values()])
     blocks = [f"[BEGIN {name} {mark}]\n{text}\n[END {name} {mark}]" for name, text in texts.items()]
-    values = dict(zip(PLACES, [*blocks, mark], strict=True))
+    values: dict[str, str] = dict(zip(PLACES, [*blocks, mark], strict=True))
     # In one pass: a text that holds the name of a place is not filled in.
     return [{"role": "user", "content": _PLACE.sub(lambda found: values[found.group()], template)}]
 

@@ -35,7 +35,7 @@ from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.engines.protocol import Generator, Scorer
 from wrpo_ray.engines.scorers import load_scorer
 from wrpo_ray.errors import ConfigError
-from wrpo_ray.evaluation_steps import EVALUATION, EvaluationBuilder, evaluation_steps, is_evaluation
+from wrpo_ray.evaluation_steps import EvaluationBuilder, evaluation_steps
 from wrpo_ray.export import export_datasets, export_model
 from wrpo_ray.model_card import model_card
 from wrpo_ray.models import model_identity, resolved
@@ -45,7 +45,7 @@ from wrpo_ray.quarantine import policy
 from wrpo_ray.reuse import require_runs, run_to_reuse
 from wrpo_ray.schema import Split
 from wrpo_ray.selection import RESPONSE_CODES
-from wrpo_ray.steps import Step, StepResult, complete, digest
+from wrpo_ray.steps import EVALUATION, Step, StepResult, complete, digest, is_meant
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import layout_of, read_manifest, verify_files
 from wrpo_ray.versions import ENGINE, TRAINING, installed
@@ -375,4 +375,4 @@ class Pipeline:
         if self.config.evaluation is None:
             help = "add evaluation.prompts: held-out prompts, none of which the run was trained on"
             raise ConfigError("the config has no section `evaluation`", code="WRPO-C047", help=help)
-        return [step for step in self.steps if is_evaluation(step.name)]
+        return [step for step in self.steps if is_meant(step.name, name)]

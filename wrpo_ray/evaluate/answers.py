@@ -33,11 +33,9 @@ class _Gathered:
         self.num_tokens += row.num_tokens
 
     def finished(self) -> Answered:
-        means = (
-            {prompt_id: _mean(of_prompt) for prompt_id, of_prompt in by_prompt.items()}
-            for by_prompt in (self.values, self.lengths)
-        )
-        return Answered(*means, self.num_answers, self.num_tokens)
+        values = {prompt_id: _mean(of_prompt) for prompt_id, of_prompt in self.values.items()}
+        lengths = {prompt_id: _mean(of_prompt) for prompt_id, of_prompt in self.lengths.items()}
+        return Answered(values, lengths, self.num_answers, self.num_tokens)
 
 
 def _mean(values: list[float] | list[int]) -> float:

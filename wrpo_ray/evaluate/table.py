@@ -70,10 +70,25 @@ def pair_lines(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
         ("model", "baseline", "judged by", "wins", "ties", "losses", "win rate [95 % interval]", "length-controlled")
     ]
     rows += [_cells(pair) for pair in pairs]
+    return [*aligned(rows), "", *(f"by {pair['judged_by']}: {pair['words']}{_bias(pair)}" for pair in pairs)]
+
+
+def model_lines(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the models as a table for a terminal."""
+    rows = [("model", "answers", "mean tokens", "expected reward [95 % interval]")]
+    for model in models:
+        tokens = "" if model["mean_tokens"] is None else f"{model['mean_tokens']:.1f}"
+        low, high = model["reward_low"], model["reward_high"]
+        reward = "" if low is None else str(Estimate(model["mean_reward"], low, high))
+        rows.append((model["name"], str(model["num_answers"]), tokens, reward))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table; the first row is the heading, which a line is drawn under."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return [*lines, "", *(f"by {pair['judged_by']}: {pair['words']}{_bias(pair)}" for pair in pairs)]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
 
 
 def _cells(pair: Mapping[str, Any]) -> tuple[str, ...]:
