@@ -115,4 +115,4 @@ def _undecided(pair: Compared) -> str:
         return ""
     reasons = Counter(pair.undecided.values())
     named = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    return f"; {len(pair.undecided)} undecided prompts are left out ({named})"
+    return f"; undecided and left out: {named}"
