@@ -7,9 +7,8 @@ evaluation-prompts ─► evaluation-sample (each model) ─► evaluation-score
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from wrpo_ray.claims import engine_claim
 from wrpo_ray.config import EvaluationConfig, FuseConfig, ModelConfig, SourceConfig, VerifierRewardConfig
@@ -18,8 +17,8 @@ from wrpo_ray.config_evaluation_rules import evaluated_pairs, evaluated_sources
 from wrpo_ray.data.sampling import SamplingJob, sample
 from wrpo_ray.engines.protocol import Generator
 from wrpo_ray.evaluate.answers import rewarded, verified
-from wrpo_ray.evaluate.expected_reward import compare
-from wrpo_ray.evaluate.pairwise import Compared, compared, pair_entry
+from wrpo_ray.evaluate.expected_reward import Comparison, compare, shown
+from wrpo_ray.evaluate.pairwise import Answered, Compared, compared, pair_entry
 from wrpo_ray.evaluate.questions import judged, write_questions
 from wrpo_ray.evaluate.table import FORMAT, model_entries, outcomes_table
 from wrpo_ray.judging import template_text
@@ -52,13 +51,17 @@ class EvaluationBuilder:
 
 @dataclass(frozen=True)
 class _Steps:
-    """The steps that `evaluate` reads. drawn, scored: by model; the run's own models share one scoring step."""
+    """The steps that `evaluate` reads.
+
+    own: names of target, Target-SFT and fused model, which share one scoring step. drawn: by model. asked: the judge's
+    questions and verdicts.
+    """
 
     prompts: Step
     own: tuple[str, ...]
     drawn: dict[str, Step]
     scored: tuple[Step, ...]
-    asked: tuple[Step, Step] | None = field(default=None)
+    asked: tuple[Step, Step] | None = None
 
 
 def evaluation_steps(
@@ -129,30 +132,17 @@ def _evaluate_step(
 
     def run(folder: Location) -> StepResult:
         answered = rewarded(map(builder.folder, steps.scored), steps.drawn)
-        means = {name: of_model.values for name, of_model in answered.items()}
-        num_prompts = require_manifest(builder.folder(steps.prompts)).summary["num_prompts"]
-        result = compare(means, steps.own, num_prompts, evaluation.num_bootstrap, seed)
-        sources = [name for name in steps.drawn if name not in steps.own]
         outcomes = [compared(*pair, "reward", answered) for pair in pairs] + _others(builder, steps, pairs, rule)
-        told: dict[str, Any] = {
-            "models": model_entries(result, answered, sources, evaluation.num_bootstrap, seed),
-            "pairs": [pair_entry(pair, evaluation.num_bootstrap, seed) for pair in outcomes],
-        }
-        shown = {
-            "models": {
-                name: {key: dataclasses.asdict(value) for key, value in values.items()}
-                for name, values in result.models.items()
-            },
-            "num_prompts": result.num_prompts,
-            "num_prompts_left_out": result.num_prompts_left_out,
-            "pairs": told["pairs"],
-        }
-        written = {"format": FORMAT, **told, "safety": None, "benchmarks": None}
+        told = [pair_entry(pair, evaluation.num_bootstrap, seed) for pair in outcomes]
+        result = _expected_rewards(builder, evaluation, steps, answered)
+        sources = [name for name in steps.drawn if name not in steps.own]
+        models = model_entries(result, answered, sources, evaluation.num_bootstrap, seed)
+        written = {"format": FORMAT, "models": models, "pairs": told, "safety": None, "benchmarks": None}
         files = (
             write_file(folder, "evaluation.json", json_bytes(written)),
             write_table(folder, "outcomes.parquet", outcomes_table(outcomes)),
         )
-        return StepResult(files, shown)
+        return StepResult(files, {**shown(result), "pairs": told})
 
     identity = {
         "num_bootstrap": evaluation.num_bootstrap,
@@ -162,6 +152,15 @@ def _evaluate_step(
     }
     read = (steps.prompts, *steps.drawn.values()) if rule else (steps.prompts,)
     return Step("evaluate", identity, (*steps.scored, *read, *(steps.asked or ())), run)
+
+
+def _expected_rewards(
+    builder: EvaluationBuilder, evaluation: EvaluationConfig, steps: _Steps, answered: Mapping[str, Answered]
+) -> Comparison:
+    """Compare the run's own models; sources must not change which prompts they are compared on."""
+    means = {name: of_model.values for name, of_model in answered.items()}
+    num_prompts = require_manifest(builder.folder(steps.prompts)).summary["num_prompts"]
+    return compare(means, steps.own, num_prompts, evaluation.num_bootstrap, builder.config.run.seed)
 
 
 def _others(

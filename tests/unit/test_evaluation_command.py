@@ -8,6 +8,7 @@ import pytest
 
 from wrpo_ray.cli import main
 from wrpo_ray.evaluate.pairwise import Compared, Outcome, pair_entry
+from wrpo_ray.model_card import evaluation_section
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, json_bytes, locate
 from wrpo_ray.storage.manifest import Manifest, RunLayout
@@ -94,3 +95,10 @@ def test_the_end_of_a_run_tells_the_pairs() -> None:
     text = run_summary({"evaluate": manifest})
     assert "held-out prompts:\n  model   expected reward" in text
     assert f"  by judge: {entries()[0]['words']}" in text
+
+
+def test_the_model_card_tells_the_pairs() -> None:
+    estimate = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    text = evaluation_section({"models": {"target": {"reward": estimate}}, "pairs": entries()})
+    assert text.splitlines()[4:6] == ["| target | 0.500 [0.400, 0.600] |", ""]
+    assert text.splitlines()[6] == f"- By judge: {entries()[0]['words']}."

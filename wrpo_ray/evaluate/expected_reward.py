@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -68,3 +70,13 @@ def compare(
             gains = [value - before[prompt_id] for value, prompt_id in zip(values, shared, strict=True)]
             table[name]["gain"] = estimate(gains, num_bootstrap, seed)
     return Comparison(table, tuple(shared), num_prompts - len(shared))
+
+
+def shown(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON values, for the summary of its step."""
+    models = {
+        name: {what: dataclasses.asdict(value) for what, value in values.items()}
+        for name, values in comparison.models.items()
+    }
+    counts = {"num_prompts": comparison.num_prompts, "num_prompts_left_out": comparison.num_prompts_left_out}
+    return {"models": models, **counts}
