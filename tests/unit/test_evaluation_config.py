@@ -8,6 +8,7 @@ import pytest
 
 from tests.endpoint import Endpoint, serving
 from tests.tiny import chatml_tokenizer, save_llama
+from wrpo_ray.cluster import demands
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_evaluation_rules import evaluated_pairs
 from wrpo_ray.config_file import dump_config, parse_config
@@ -218,3 +219,7 @@ def test_only_the_evaluation(folder: Path) -> None:
         require_begun(config(folder))
     assert caught.value.code == "WRPO-C048"
     assert not (folder / "runs").exists()
+
+
+def test_the_judge_needs_room_on_the_cluster(folder: Path) -> None:
+    assert [each.place for each in demands(config(folder, JUDGE))].count("evaluation.judge.num_cpus") == 1
