@@ -184,6 +184,20 @@ def test_preflight_looks_at_the_judge(folder: Path, endpoint: Endpoint, tmp_path
     assert found.rule.endswith("wrong: {{conversation}}, {{mark}}")
 
 
+def test_answers_that_a_numeric_rule_cannot_use(folder: Path, endpoint: Endpoint, tmp_path: Path) -> None:
+    rows = [{"prompt": "one?", "answer": "1"}, {"prompt": "none?", "answer": None}, {"prompt": "two?", "answer": "two"}]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = (
+        f"evaluation.prompts.path={tmp_path / 'words.jsonl'}",
+        "evaluation.verifier={type: verifier, mode: numeric}",
+    )
+    # The verifier as the reward needs every answer, another one takes those that are there.
+    reward = "reward={type: vllm, path: /nowhere}"
+    found = [each for each in problems(folder, endpoint, *given, reward) if each.place.startswith("evaluation")]
+    assert [(each.code, each.value[:9]) for each in found] == [("WRPO-D017", "1 answers")]
+    assert found[0].fix.endswith("set evaluation.verifier.mode to exact")
+
+
 def test_plan_and_display_know_the_steps(folder: Path) -> None:
     read = config(
         folder, JUDGE, "evaluation.sources=all", "prices.per_million_tokens.judge={input: 1, output: 2}",
