@@ -1,6 +1,7 @@
 """The section `evaluation`: its rules, the steps that it adds, and what it leaves as it was."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -237,3 +238,14 @@ def test_only_the_evaluation(folder: Path) -> None:
 
 def test_the_judge_needs_room_on_the_cluster(folder: Path) -> None:
     assert [each.place for each in demands(config(folder, JUDGE))].count("evaluation.judge.num_cpus") == 1
+
+
+def test_the_section_in_the_docs_is_a_valid_one(folder: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    given = TEXT.format(folder=folder, url=URL).partition("evaluation:")[0]
+    limits = ("target.engine.max_model_len=4096", "sources.a.engine.max_model_len=4096")
+    read = parse_config(given + section, "c.yaml", [*limits, "sources.gpt.limits.tokens_per_minute=10000"])
+    assert read.evaluation is not None
+    assert read.evaluation.sources == "all"
+    assert read.evaluation.judge is not None
