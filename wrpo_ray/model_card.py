@@ -37,7 +37,7 @@ def model_card(
         _broken(broken_sources),
         _data(config, summaries),
         _hyper_parameters(config),
-        _evaluation(summaries.get("evaluate", {})),
+        evaluation_section(summaries.get("evaluate", {})),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -99,7 +99,8 @@ def _hyper_parameters(config: FuseConfig) -> str:
     return "\n".join(["## Hyper-parameters\n\n| | SFT | WRPO |\n|---|---|---|", *rows, "", tail])
 
 
-def _evaluation(summary: Mapping[str, Any]) -> str:
+def evaluation_section(summary: Mapping[str, Any]) -> str:
+    """Return what a model card says of the evaluation, by the summary of its step; nothing for an empty one."""
     if not summary:
         return ""
     rows = [
@@ -107,7 +108,9 @@ def _evaluation(summary: Mapping[str, Any]) -> str:
         for name, values in summary["models"].items()
     ]
     head = "## Expected reward on held-out prompts\n\n| model | reward, 95 % interval |\n|---|---|"
-    return "\n".join([head, *rows])
+    # Evaluations of older versions have no pairs.
+    pairs = [f"- By {pair['judged_by']}: {pair['words']}." for pair in summary.get("pairs", ())]
+    return "\n".join([head, *rows, *([""] if pairs else []), *pairs])
 
 
 def _shown_model(source: SourceConfig) -> str:
