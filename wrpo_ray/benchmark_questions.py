@@ -73,7 +73,10 @@ def read_questions(section: BenchmarksConfig) -> tuple[list[Question], list[Prob
     problems: list[Problem] = []
     for name, path in files:
         for found in _read_file(name, Path(path).expanduser()):
-            (problems if isinstance(found, Problem) else questions).append(found)
+            if isinstance(found, Problem):
+                problems.append(found)
+            else:
+                questions.append(found)
     return questions, problems[:_MAX_SHOWN]
 
 

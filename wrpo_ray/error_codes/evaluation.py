@@ -45,4 +45,9 @@ EVALUATION = {
         "The token may be missing or may not write there, the name may be wrong, or the hub cannot be reached.",
         "Log in with `hf auth login` or set HF_TOKEN to a token that may write, and check the name.",
     ),
+    "WRPO-C095": Entry(
+        "what is pushed would be public",
+        "A repository of this name exists on the hub, and everybody can read it.",
+        "Say --public if that is meant; else choose another name.",
+    ),
 }

@@ -42,12 +42,12 @@ def run_tasks(job: LmEvalJob) -> dict[str, Any]:
     Raises ConfigError when a task is not known or its data cannot be read.
     """
     _prepare_environment(job)
-    import lm_eval
+    from lm_eval.evaluator import simple_evaluate
 
     section, seed = job.section, job.seed
     manager = _task_manager(section)
     with tempfile.TemporaryDirectory(prefix="wrpo-lm-eval-") as place:
-        found: Any = lm_eval.simple_evaluate(
+        found: Any = simple_evaluate(
             model=section.backend, model_args=backend_arguments(job, Path(place)), tasks=list(section.tasks),
             num_fewshot=section.num_fewshot, batch_size=section.batch_size, limit=section.limit, task_manager=manager,
             apply_chat_template=section.apply_chat_template, fewshot_as_multiturn=section.apply_chat_template,
