@@ -1,8 +1,8 @@
 """The steps that evaluation has beside comparing rewards: benchmark answers, the safety slice, and lm-eval.
 
-questions ─► benchmark-sample (each model) ─► benchmark-turn-2 ─► benchmark-sample-2 ─► benchmark-answers
-safety-prompts ─► safety-sample (each model) ─► safety
-lm-eval (each model)
+questions ─► sample (each model) ─► turn-2 ─► sample-2 ─► evaluation-benchmarks     all named evaluation-benchmark-...
+prompts ─► sample (each model) ─► evaluation-safety                                 all named evaluation-safety-...
+evaluation-lm-eval-<model>
 
 The second turn of a question holds the model's own first answer, so it is a step of prompts that the first turn's
 sampling step makes, and a sampling step of its own: two passes, the engine as in every other step.
@@ -92,7 +92,7 @@ def further_steps(
 
 def benchmark_answers(builder: Builder, section: BenchmarksConfig, questions: Sequence[Question]) -> Step:
     """Add the steps that answer `questions`, and return the one that writes them in the benchmarks' formats."""
-    prompts = _prompts(builder, "benchmark-questions", first_turns(questions))
+    prompts = _prompts(builder, "evaluation-benchmark-questions", first_turns(questions))
     sampling = SamplingConfig(num_samples=1, temperature=section.temperature, top_p=1.0, max_tokens=section.max_tokens)
     drawn = [
         _both_turns(builder, model, trained_by, sampling, prompts, questions) for model, trained_by in builder.models
@@ -109,7 +109,7 @@ def benchmark_answers(builder: Builder, section: BenchmarksConfig, questions: Se
 
     identity = {"run": builder.run_name, "questions": digest([_identity(question) for question in questions])}
     inputs = tuple(step for steps in drawn for step in steps)
-    return builder.add(Step("benchmark-answers", identity, inputs, run))
+    return builder.add(Step("evaluation-benchmarks", identity, inputs, run))
 
 
 def _both_turns(
@@ -118,7 +118,7 @@ def _both_turns(
 ) -> tuple[Step, ...]:  # fmt: skip
     """Add the sampling steps of one model: of the first turns, and of the second ones where questions have them."""
     model = model.model_copy(update={"sampling": sampling})
-    first = builder.sample(f"benchmark-sample-{model.name}", model, prompts, trained_by)
+    first = builder.sample(f"evaluation-benchmark-sample-{model.name}", model, prompts, trained_by)
     two_turns = [question for question in questions if len(question.turns) == 2]
     if not two_turns:
         return (first,)
@@ -127,8 +127,8 @@ def _both_turns(
         return write_second_turns(two_turns, builder.folder(first), folder)
 
     identity = {"questions": digest([_identity(question) for question in two_turns])}
-    second = builder.add(Step(f"benchmark-turn-2-{model.name}", identity, (first,), run))
-    return first, builder.sample(f"benchmark-sample-2-{model.name}", model, second, trained_by)
+    second = builder.add(Step(f"evaluation-benchmark-turn-2-{model.name}", identity, (first,), run))
+    return first, builder.sample(f"evaluation-benchmark-sample-2-{model.name}", model, second, trained_by)
 
 
 def _write(folder: Location, model: str, answers: Sequence[Answer]) -> list[FileEntry]:
@@ -163,11 +163,14 @@ def _identity(question: Question) -> list[Any]:
 
 def safety_slice(builder: Builder, section: SafetyConfig) -> Step:
     """Add the steps that answer harmful requests, and return the one that counts refusals."""
-    prompts = _prompts(builder, "safety-prompts", load_prompts(safety_prompts(section)))
+    prompts = _prompts(builder, "evaluation-safety-prompts", load_prompts(safety_prompts(section)))
     sampling = SamplingConfig(num_samples=1, temperature=section.temperature, top_p=1.0, max_tokens=section.max_tokens)
     drawn = {
         model.name: builder.sample(
-            f"safety-sample-{model.name}", model.model_copy(update={"sampling": sampling}), prompts, trained_by
+            f"evaluation-safety-sample-{model.name}",
+            model.model_copy(update={"sampling": sampling}),
+            prompts,
+            trained_by,
         )
         for model, trained_by in builder.models
     }
@@ -182,7 +185,7 @@ def safety_slice(builder: Builder, section: SafetyConfig) -> Step:
         return StepResult((write_file(folder, SAFETY_FILE, json_bytes(found)),), found)
 
     identity = {"num_bootstrap": section.num_bootstrap, "seed": builder.seed}
-    return builder.add(Step("safety", identity, tuple(drawn.values()), run))
+    return builder.add(Step("evaluation-safety", identity, tuple(drawn.values()), run))
 
 
 def safety_prompts(section: SafetyConfig) -> PromptsConfig:
@@ -222,7 +225,7 @@ def _lm_eval(builder: Builder, section: LmEvalConfig, model: ModelConfig, traine
     # One process, however many replicas the target may have.
     claim = Claim(resources.num_cpus, resources.num_gpus, resources.accelerator_type)
     inputs = (trained_by,) if trained_by else ()
-    return builder.add(Step(f"lm-eval-{model.name}", identity, inputs, run, claim=claim))
+    return builder.add(Step(f"evaluation-lm-eval-{model.name}", identity, inputs, run, claim=claim))
 
 
 def _task_options(resources: ResourcesConfig) -> dict[str, Any]:

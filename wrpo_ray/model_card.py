@@ -39,7 +39,7 @@ def model_card(
         _data(config, summaries),
         _hyper_parameters(config),
         _evaluation(summaries.get("evaluate", {})),
-        _safety(summaries.get("safety", {})),
+        _safety(summaries.get("evaluation-safety", {})),
         _benchmarks(summaries),
         _use(config),
         _limits(config),
@@ -128,7 +128,12 @@ def _safety(summary: Mapping[str, Any]) -> str:
 
 def _benchmarks(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """What lm-eval measured, one row for each model, task and metric."""
-    found = [row for name, of_step in summaries.items() if name.startswith("lm-eval-") for row in of_step["benchmarks"]]
+    found = [
+        row
+        for name, of_step in summaries.items()
+        if name.startswith("evaluation-lm-eval-")
+        for row in of_step["benchmarks"]
+    ]
     if not found:
         return ""
     rows = [

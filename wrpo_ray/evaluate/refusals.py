@@ -50,7 +50,7 @@ def safety(
         raise DataError(
             f"safety: the models {', '.join(answers)} have answered no prompt in common",
             code="WRPO-D062",
-            help="see the quarantine folders of the steps safety-sample-...",
+            help="see the quarantine folders of the steps evaluation-safety-sample-...",
         )
     refused = {
         name: [float(is_refusal(of_model[prompt_id])) for prompt_id in shared] for name, of_model in answers.items()
