@@ -69,7 +69,7 @@ def _prepare_environment(job: LmEvalJob) -> None:
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not installed(("vllm",)):
-        # The backend asks for the version of the package `vllm` while it is imported; without a GPU it has another name.
+        # Imported, the backend asks for the version of the package `vllm`, which has another name without a GPU.
         with mock.patch.object(importlib.metadata, "version", _version):
             importlib.import_module("lm_eval.models.vllm_causallms")
 
