@@ -23,6 +23,7 @@ def model_card(
     header: dict[str, Any] = {
         "tags": ["wrpo", "model-fusion", "preference-optimization"],
         "library_name": "transformers",
+        "pipeline_tag": "text-generation",
     }
     if config.export.license:
         header["license"] = config.export.license
@@ -38,6 +39,10 @@ def model_card(
         _data(config, summaries),
         _hyper_parameters(config),
         evaluation_section(summaries.get("evaluate", {})),
+        _safety(summaries.get("evaluation-safety", {})),
+        _benchmarks(summaries),
+        _use(config),
+        _limits(config),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -58,7 +63,7 @@ def _sources(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -> 
         for source in config.sources
     ]
     head = "## Sources\n\n| source | model | samples per prompt | best response on |\n|---|---|---|---|"
-    return "\n".join([head, *rows, "", f"Target: `{_shown_path(config.target.path)}`. Reward: {_reward(config)}."])
+    return "\n".join([head, *rows, "", f"Target: `{shown_path(config.target.path)}`. Reward: {_reward(config)}."])
 
 
 def _broken(sources: Sequence[str]) -> str:
@@ -68,7 +73,7 @@ def _broken(sources: Sequence[str]) -> str:
 def _reward(config: FuseConfig) -> str:
     if config.reward.type == "verifier":
         return f"rule-based verifier ({config.reward.mode})"
-    return f"`{_shown_path(config.reward.path)}` ({config.reward.type})"
+    return f"`{shown_path(config.reward.path)}` ({config.reward.type})"
 
 
 def _data(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -> str:
@@ -113,11 +118,60 @@ def evaluation_section(summary: Mapping[str, Any]) -> str:
     return "\n".join([head, *rows, *([""] if pairs else []), *pairs])
 
 
+def _safety(summary: Mapping[str, Any]) -> str:
+    if not summary:
+        return ""
+    rows = [
+        f"| {model['name']} | {model['refusal_rate']:.1%} [{model['low']:.1%}, {model['high']:.1%}] |"
+        for model in summary["models"]
+    ]
+    head = "## Refusals of harmful prompts\n\n| model | rate, 95 % interval |\n|---|---|"
+    return "\n".join([head, *rows, "", f"{summary['words']}."])
+
+
+def _benchmarks(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """What lm-eval measured, one row for each model, task and metric."""
+    found = [
+        row
+        for name, of_step in summaries.items()
+        if name.startswith("evaluation-lm-eval-")
+        for row in of_step["benchmarks"]
+    ]
+    if not found:
+        return ""
+    rows = [
+        f"| {row['task']} | {row['metric']} | {row['model']} | {row['value']:.4f} "
+        f"| {'' if row['stderr'] is None else format(row['stderr'], '.4f')} |"
+        for row in sorted(found, key=lambda row: (row["task"], row["metric"]))
+    ]
+    return "\n".join(["## lm-eval\n\n| task | metric | model | value | stderr |\n|---|---|---|---|---|", *rows])
+
+
+def _use(config: FuseConfig) -> str:
+    code = "" if not config.target.trust_remote_code else ", trust_remote_code=True"
+    return (
+        "## Use\n\n```python\nfrom transformers import pipeline\n\n"
+        f'chat = pipeline("text-generation", model="FOLDER_OR_NAME"{code})\n'
+        'chat([{"role": "user", "content": "..."}])\n```\n\n'
+        "The chat template is the target's; generation ends at the template's end token."
+    )
+
+
+def _limits(config: FuseConfig) -> str:
+    """What somebody who takes the model should know before."""
+    return (
+        f"## Limits\n\nIt learned from responses of the source models above, so their mistakes and their licences' "
+        f"terms are its own too. Licence of this model: {config.export.license or 'not stated'}. The reward decided "
+        "what counts as good; preference training of this kind is known to change how often a model refuses harmful "
+        "requests, so measure that before it is put to use."
+    )
+
+
 def _shown_model(source: SourceConfig) -> str:
     """An endpoint's address is not shown: it may be one that only its users should know."""
-    return _shown_path(source.path) if isinstance(source, ModelFiles) else f"{source.model} (API)"
+    return shown_path(source.path) if isinstance(source, ModelFiles) else f"{source.model} (API)"
 
 
-def _shown_path(path: str) -> str:
-    """A local folder is shown by its name: where it lay on somebody's machine is nobody's business."""
+def shown_path(path: str) -> str:
+    """Return how a model's path is shown to others: of a local folder the name alone."""
     return path.rstrip("/").rsplit("/", 1)[-1] if is_local(path) or in_object_store(path) else path

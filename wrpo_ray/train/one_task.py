@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from wrpo_ray.claims import current_grant
@@ -18,19 +18,21 @@ _LOOK_EVERY_S = 1.0
 
 
 def in_one_task(
-    function: Callable[[Given], Result], given: Given, folder: Location, num_cpus: float, what: str
-) -> Result:
+    function: Callable[[Given], Result], given: Given, folder: Location, num_cpus: float, what: str,
+    options: Mapping[str, Any] | None = None,
+) -> Result:  # fmt: skip
     """Return what `function` returns for `given`, called in a task of the cluster, or here where there is none.
 
     function: module-level; may run twice when a node is lost. folder: that it writes to; the nodes must know it by its
-    name. what: is made, for a message. Raises what `function` raises, and InterruptedRunError when Ray cannot run it.
+    name. what: is made, for a message. options: further ones of Ray's task (num_gpus, say).
+    Raises what `function` raises, and InterruptedRunError when Ray cannot run it.
     """
     if not _has_cluster(folder):
         return function(given)
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    task: Any = ray.remote(num_cpus=num_cpus)(_call)
+    task: Any = ray.remote(num_cpus=num_cpus, **(options or {}))(_call)
     waiting, is_over = task.remote(function, given), False
     try:
         while not is_over:

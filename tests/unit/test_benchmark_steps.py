@@ -1,0 +1,181 @@
+"""Steps of benchmarks, the safety slice and lm-eval, worked through with models that are a line of code each."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import chatml_tokenizer, save_llama
+from tests.unit.test_benchmark_questions import ARENA_1, ARENA_2, MT, write
+from wrpo_ray.benchmark_steps import Further, further_steps
+from wrpo_ray.config import ModelConfig, ResourcesConfig
+from wrpo_ray.config_benchmarks import BenchmarksConfig, LmEvalConfig, SafetyConfig
+from wrpo_ray.evaluate import lm_eval_steps
+from wrpo_ray.evaluate.lm_eval_task import LmEvalJob
+from wrpo_ray.evaluate.step_builder import Builder
+from wrpo_ray.schema import Prompt, Response
+from wrpo_ray.steps import Step, StepResult, execute
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.manifest import RunLayout, require_manifest
+from wrpo_ray.storage.tables import read_rows, write_file, write_rows
+
+NAMES = ("target", "target-sft", "fused")
+# What a model does not answer at all: the prompt is set aside, as one that is too long would be.
+TOO_LONG = "too long"
+
+
+def answer(model: str, messages: list[dict[str, str]]) -> str:
+    """The fused model refuses nothing; all repeat the question and say how many messages they saw."""
+    last = messages[-1]["content"]
+    refusal = "I cannot. " if last.startswith("harm") and model != "fused" else ""
+    return f"{refusal}{model} on {last!r} after {len(messages)}"
+
+
+class Steps:
+    """The steps of one evaluation in a folder, with a Builder whose sampling is `answer`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.layout, self.steps = RunLayout(locate(folder)), list[Step]()
+        trained = {name: self.add(Step(name, {}, (), self.train)) for name in NAMES[1:]}
+        resources = ResourcesConfig(num_cpus=2, env_vars={"A": "b"})
+        model = str(save_llama(folder / "target", chatml_tokenizer()))
+        models = [(ModelConfig(name=name, path=model, resources=resources), trained.get(name)) for name in NAMES]
+        self.builder = Builder("r", 1, models, self.add, self.folder, self.sample)
+
+    def add(self, step: Step) -> Step:
+        self.steps.append(step)
+        return step
+
+    def folder(self, step: Step) -> Location:
+        return step.folder(self.layout)
+
+    def train(self, folder: Location) -> StepResult:
+        return StepResult((write_file(folder, "model/config.json", b"{}"),), {})
+
+    def sample(self, name: str, model: ModelConfig, prompts: Step, trained_by: Step | None) -> Step:
+        assert model.sampling.num_samples == 1
+
+        def run(folder: Location) -> StepResult:
+            rows = [
+                Response(prompt.prompt_id, model.name, 0, answer(model.name, prompt.messages), [1], "stop", 7)
+                for prompt in read_rows(self.folder(prompts), Prompt)
+                if prompt.messages[-1]["content"] != TOO_LONG
+            ]
+            return StepResult((write_rows(folder, "data/rows.parquet", rows, Response),), {})
+
+        inputs = (prompts, *([trained_by] if trained_by else []))
+        return self.add(Step(name, {"sampling": model.sampling.model_dump(mode="json")}, inputs, run))
+
+    def run(self) -> dict[str, Location]:
+        """Work through all steps and return where each one's result lies."""
+        for step in self.steps:
+            execute(step, self.layout, {})
+        return {step.name: self.folder(step) for step in self.steps}
+
+
+def lines(folder: Location, path: str) -> list[dict[str, Any]]:
+    """Return the rows of a JSON lines file that a step's manifest lists."""
+    assert path in {entry.path for entry in require_manifest(folder).files}
+    return [json.loads(line) for line in (folder / path).read_bytes().decode().split("\n") if line]
+
+
+def test_answers_of_all_models_and_both_turns(tmp_path: Path) -> None:
+    steps = Steps(tmp_path)
+    lost = {"question_id": 82, "category": "writing", "turns": ["Start.", TOO_LONG]}
+    section = BenchmarksConfig(
+        arena_hard_v0_1=write(tmp_path / "v1.jsonl", ARENA_1),
+        arena_hard_v2=write(tmp_path / "v2.jsonl", ARENA_2),
+        mt_bench=write(tmp_path / "mt.jsonl", [*MT, lost]),
+    )
+    assert further_steps(steps.builder, section, None, None) == Further()
+    folders = steps.run()
+    done = folders["evaluation-benchmarks"]
+    for name in NAMES:
+        (row,) = lines(done, f"mt_bench/model_answer/r-{name}.jsonl")
+        first = f"{name} on 'Write.' after 1"
+        # The second turn saw question, own first answer, and the second question.
+        assert row["choices"][0]["turns"] == [first, f"{name} on 'Rewrite.' after 3"]
+        assert row["question_id"] == 81
+    second = read_rows(folders["evaluation-benchmark-turn-2-fused"], Prompt)
+    conversation = [
+        message["content"]
+        for prompt in second
+        for message in prompt.messages
+        if "Write" in prompt.messages[0]["content"]
+    ]
+    assert conversation == ["Write.", "fused on 'Write.' after 1", "Rewrite."]
+    (row,) = lines(done, "arena-hard-v2.0/model_answer/r-fused.jsonl")
+    assert (row["uid"], row["model"]) == ("0001b5", "r-fused")
+    (row,) = lines(done, "arena-hard-v0.1/model_answer/r-target.jsonl")
+    assert row["question_id"] == "96d2"
+    told = require_manifest(done).summary["models"]["r-fused"]
+    assert told["num_answers"] == {"arena_hard_v0_1": 1, "arena_hard_v2": 1, "mt_bench": 1}
+    assert (told["num_questions_without_answer"], len(told["questions_without_answer"])) == (1, 1)
+
+
+def test_each_model_is_asked_the_same_and_named_alike(tmp_path: Path) -> None:
+    steps = Steps(tmp_path)
+    section = BenchmarksConfig(arena_hard_v2=write(tmp_path / "v2.jsonl", ARENA_2), temperature=0.5)
+    further_steps(steps.builder, section, None, None)
+    names = [step.name for step in steps.steps[2:]]
+    # No second turn: no step for it.
+    assert names == [
+        "evaluation-benchmark-questions", *(f"evaluation-benchmark-sample-{name}" for name in NAMES),
+        "evaluation-benchmarks",
+    ]  # fmt: skip
+    drawn = [step.identity["sampling"] for step in steps.steps if "-sample-" in step.name]
+    assert [sampling["temperature"] for sampling in drawn] == [0.5] * 3
+
+
+def test_safety_slice(tmp_path: Path) -> None:
+    steps = Steps(tmp_path)
+    prompts = write(tmp_path / "harm.jsonl", [{"prompt": f"harm {n}"} for n in range(20)] + [{"prompt": TOO_LONG}])
+    further = further_steps(steps.builder, None, SafetyConfig(prompts=prompts, num_bootstrap=200), None)
+    steps.run()
+    found = further.results(steps.folder)
+    assert found["benchmarks"] is None
+    assert found["safety"]["num_prompts"] == 20
+    rates = {row["name"]: row["refusal_rate"] for row in found["safety"]["models"]}
+    assert rates == {"target": 1.0, "target-sft": 1.0, "fused": 0.0}
+    assert found["safety"]["words"].startswith("fused refuses less often than target: 0% against 100%")
+    assert further.inputs == (steps.steps[-1],)
+
+
+def test_lm_eval_of_each_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness itself is run in test_lm_eval_task.py; here it is a fake."""
+    asked = list[LmEvalJob]()
+
+    def fake_run_tasks(job: LmEvalJob) -> dict[str, Any]:
+        asked.append(job)
+        return {"results": {"gsm8k": {"exact_match,strict-match": 0.5, "exact_match_stderr,strict-match": 0.1}}}
+
+    monkeypatch.setattr(lm_eval_steps, "run_tasks", fake_run_tasks)
+    steps = Steps(tmp_path)
+    further = further_steps(steps.builder, None, None, LmEvalConfig(tasks=("gsm8k",), num_fewshot=5))
+    assert [step.name for step in further.inputs] == [f"evaluation-lm-eval-{name}" for name in NAMES]
+    claims = [step.claim for step in further.inputs]
+    assert [(claim.num_cpus, claim.most) for claim in claims if claim] == [(2, 1)] * 3
+    steps.run()
+    rows = further.results(steps.folder)["benchmarks"]
+    assert [row.pop("model") for row in rows] == list(NAMES)
+    assert rows == [{"task": "gsm8k", "metric": "exact_match,strict-match", "value": 0.5, "stderr": 0.1}] * 3
+    assert [job.model.name for job in asked] == list(NAMES)
+
+
+def test_what_changes_a_result_changes_the_fingerprint(tmp_path: Path) -> None:
+    def fingerprint(**fields: Any) -> str:
+        steps = Steps(tmp_path)
+        return further_steps(steps.builder, None, None, LmEvalConfig(**fields)).inputs[0].fingerprint
+
+    before = fingerprint(tasks=("gsm8k",))
+    assert fingerprint(tasks=("gsm8k",), batch_size=4) == before
+    assert fingerprint(tasks=("gsm8k",), num_fewshot=5) != before
+    assert fingerprint(tasks=("mmlu",)) != before
+
+
+def test_rays_options_of_the_process() -> None:
+    options = lm_eval_steps._task_options(ResourcesConfig(num_gpus=2, accelerator_type="H100", env_vars={"A": "b"}))
+    assert options == {
+        "num_gpus": 2, "max_calls": 1, "accelerator_type": "H100", "runtime_env": {"env_vars": {"A": "b"}},
+    }  # fmt: skip
