@@ -1,4 +1,4 @@
-"""The `wrpo-ray` command: doctor, plan, status, inspect, explain."""
+"""The `wrpo-ray` command: doctor, plan, status, inspect, report, compare, explain."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ COMMANDS = {
     "plan": ("wrpo_ray.planning.command", "say what a run takes: time, GPU-hours, price, memory, schedule"),
     "status": ("wrpo_ray.run_status", "show where a run stands, from its folder alone"),
     "inspect": ("wrpo_ray.run_inspect", "check every file of a run; --repair removes what does not verify"),
+    "report": ("wrpo_ray.report.command", "write one HTML file that shows a run: sources, training, cost, result"),
+    "compare": ("wrpo_ray.report.compare", "put runs side by side: configs, win shares, metrics, evaluation, cost"),
     "explain": ("wrpo_ray.error_codes", "say what an error code means and what to do"),
 }
 

@@ -1,0 +1,193 @@
+// Draws the charts of a report with Observable Plot, and filters and sorts its quadruples. Text goes in as text only.
+"use strict";
+(() => {
+  const charts = JSON.parse(document.getElementById("chart-data").textContent);
+  const colour = (number) => `var(--c${number})`;
+  const dashes = [undefined, "7,4", "2,3", "9,3,2,3", "4,2", "1,4"];
+
+  const short = (value) => (Math.abs(value) >= 1e4 ? d3.format(".3~s")(value) : String(Number(value.toPrecision(3))));
+  const percent = (value) => d3.format(Math.abs(value) < 0.0995 && value !== 0 ? ".1%" : ".0%")(value);
+  const seconds = (value) =>
+    value < 99.5 ? `${short(value)} s` : value < 5940 ? `${short(value / 60)} min` : `${short(value / 3600)} h`;
+  const formatOf = (data) => (data.percent || data.share ? percent : data.seconds ? seconds : short);
+
+  // Labels stand to the left of what they name, and take less than half of the width.
+  const leftOf = (labels, width) =>
+    Math.ceil(Math.min(width * 0.4, 14 + 6.6 * Math.max(3, ...labels.map((label) => label.length))));
+  const fitting = (margin) => (label) => {
+    const most = Math.floor((margin - 10) / 6.4);
+    return label.length > most ? `${label.slice(0, Math.max(1, most - 1))}…` : label;
+  };
+
+  function bars(data, width) {
+    const format = formatOf(data);
+    const grouped = data.rows.some((row) => row.series !== undefined);
+    const labels = [...new Set(data.rows.map((row) => row.label))];
+    const marginLeft = leftOf(labels, width);
+    const band = { label: null, domain: labels, tickFormat: fitting(marginLeft) };
+    const place = grouped ? { fy: "label", y: "series" } : { y: "label" };
+    return Plot.plot({
+      width, marginLeft, marginRight: 58, marginBottom: 38, height: (grouped ? 36 : 28) * labels.length + 62,
+      x: { label: data.x, tickFormat: format, ticks: width < 480 ? 3 : 6, grid: true, nice: true },
+      color: { type: "identity" },
+      ...(grouped
+        ? { fy: { ...band, axis: "left", padding: 0.2 }, y: { axis: null, domain: ["planned", "actual"], padding: 0.05 } }
+        : { y: { ...band, padding: 0.25 } }),
+      marks: [
+        Plot.barX(data.rows, { x: "value", ...place, fill: (row) => colour(row.colour) }),
+        Plot.text(data.rows, {
+          x: "value", ...place, text: (row) => format(row.value), textAnchor: "start", dx: 5, fill: "currentColor",
+        }),
+        Plot.ruleX([0]),
+      ],
+    });
+  }
+
+  function lines(data, width) {
+    const format = formatOf(data);
+    const flat = data.series.flatMap((series) =>
+      series.points.map(([x, y]) => ({ x, y, name: series.name, colour: colour(series.colour) })));
+    const marks = [];
+    if (data.zero) marks.push(Plot.ruleY([0], { strokeOpacity: 0.5 }));
+    if (data.share) marks.push(Plot.ruleY([0.5], { strokeDasharray: "3,3", strokeOpacity: 0.6 }));
+    data.series.forEach((series, index) => {
+      const options = { x: (point) => point[0], y: (point) => point[1] };
+      const stroke = { stroke: colour(series.colour), strokeWidth: 2, strokeDasharray: dashes[index % dashes.length] };
+      marks.push(Plot.line(series.points, { ...options, ...stroke }));
+      if (series.points.length < 30) marks.push(Plot.dot(series.points, { ...options, r: 2.5, fill: colour(series.colour) }));
+    });
+    const told = { x: "x", y: "y", title: (row) => `${row.name}\n${data.x} ${short(row.x)}: ${format(row.y)}` };
+    marks.push(Plot.tip(flat, Plot.pointer(told)));
+    return Plot.plot({
+      width, height: Math.max(220, Math.min(300, width * 0.5)), marginLeft: 52, marginBottom: 38,
+      x: { label: data.x, tickFormat: short, ticks: width < 480 ? 4 : 8, nice: false },
+      y: { label: data.y, tickFormat: format, grid: true, ...(data.share ? { domain: [0, 1] } : { nice: true }) },
+      marks,
+    });
+  }
+
+  function histogram(data, width) {
+    const names = data.series.map((series) => series.name);
+    const marginLeft = leftOf(names, width);
+    const flat = data.series.flatMap((series) =>
+      series.bins.map(([x1, x2, share]) => ({ x1, x2, share, name: series.name, colour: colour(series.colour) })));
+    const told = (row) => `${row.name}\n${data.x} ${short(row.x1)} to ${short(row.x2)}: ${percent(row.share)}`;
+    return Plot.plot({
+      width, marginLeft, marginRight: 16, marginBottom: 38, height: 58 * names.length + 58,
+      x: { label: data.x, tickFormat: short, ticks: width < 480 ? 4 : 8, grid: true },
+      y: { axis: null }, fy: { label: null, axis: "left", domain: names, tickFormat: fitting(marginLeft), padding: 0.18 },
+      color: { type: "identity" },
+      marks: [
+        Plot.rectY(flat, { x1: "x1", x2: "x2", y: "share", fy: "name", fill: "colour", insetLeft: 0.5, insetRight: 0.5 }),
+        Plot.ruleX(data.series, { x: "mean", fy: "name", stroke: "currentColor", strokeWidth: 1.5, strokeDasharray: "4,3" }),
+        Plot.ruleY([0], { strokeOpacity: 0.4 }),
+        Plot.tip(flat, Plot.pointer({ x: (row) => (row.x1 + row.x2) / 2, y: "share", fy: "name", title: told })),
+      ],
+    });
+  }
+
+  function ranges(data, width) {
+    const format = data.percent ? d3.format(".1%") : short;
+    const labels = data.rows.map((row) => row.label);
+    const marginLeft = leftOf(labels, width);
+    const known = data.rows.filter((row) => row.low !== null && row.high !== null);
+    const landmark = data.landmark === undefined ? [] : [data.landmark];
+    return Plot.plot({
+      width, marginLeft, marginRight: 58, marginBottom: 38, height: 38 * labels.length + 58,
+      x: { label: data.x, tickFormat: formatOf(data), ticks: width < 480 ? 3 : 6, grid: true, nice: true },
+      y: { label: null, domain: labels, tickFormat: fitting(marginLeft), type: "point", padding: 0.6 },
+      color: { type: "identity" },
+      marks: [
+        Plot.ruleX(landmark, { strokeDasharray: "4,3", strokeOpacity: 0.7 }),
+        Plot.ruleY(known, { x1: "low", x2: "high", y: "label", stroke: (row) => colour(row.colour), strokeWidth: 3 }),
+        Plot.dot(data.rows, { x: "middle", y: "label", r: 5, fill: (row) => colour(row.colour) }),
+        Plot.text(data.rows, { x: (row) => row.high ?? row.middle, y: "label", text: (row) => format(row.middle),
+          textAnchor: "start", dx: 8, fill: "currentColor" }),
+      ],
+    });
+  }
+
+  function swatch(number, dash) {
+    const svg = d3.create("svg").attr("width", 26).attr("height", 10).attr("aria-hidden", "true");
+    const line = svg.append("line").attr("x1", 0).attr("x2", 26).attr("y1", 5).attr("y2", 5);
+    line.attr("stroke", colour(number)).attr("stroke-width", dash === null ? 9 : 2.5);
+    if (dash) line.attr("stroke-dasharray", dash);
+    return svg.node();
+  }
+
+  // What tells lines, or bars side by side, apart; where each has its own label there is nothing to tell.
+  function legend(chart) {
+    const { data } = chart;
+    let items = [];
+    if (chart.kind === "lines" && data.series.length > 1) {
+      items = data.series.map((series, index) => [series.name, series.colour, dashes[index % dashes.length]]);
+    } else if (chart.kind === "bars") {
+      items = [...new Map(data.rows.filter((row) => row.series !== undefined)
+        .map((row) => [row.series, [row.series, row.colour, null]])).values()];
+    }
+    if (!items.length) return null;
+    const list = document.createElement("ul");
+    list.className = "legend";
+    for (const [name, number, dash] of items) {
+      const item = document.createElement("li");
+      item.append(swatch(number, dash), name);
+      list.append(item);
+    }
+    return list;
+  }
+
+  const kinds = { bars, lines, histogram, ranges };
+
+  function draw(figure) {
+    const holder = figure.querySelector(".plot");
+    const width = Math.floor(holder.clientWidth);
+    if (!width || holder.dataset.width === String(width)) return;
+    holder.dataset.width = String(width);
+    const chart = charts[figure.dataset.chart];
+    const svg = kinds[chart.kind](chart.data, width);
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", `${chart.title}. ${chart.words}`);
+    holder.replaceChildren(...[legend(chart), svg].filter(Boolean));
+    figure.dataset.drawn = "yes";
+  }
+
+  const watcher = new ResizeObserver((entries) => {
+    // In the next frame, since drawing changes the size of what is watched.
+    requestAnimationFrame(() => entries.forEach((entry) => draw(entry.target.closest("figure"))));
+  });
+  document.querySelectorAll("figure[data-chart]").forEach((figure) => {
+    draw(figure);
+    watcher.observe(figure.querySelector(".plot"));
+  });
+
+  const tools = document.getElementById("quadruple-tools");
+  if (!tools) return;
+  const list = document.getElementById("quadruple-list");
+  const items = [...list.children].map((item) => ({ item, text: item.textContent.toLowerCase() }));
+  const [text, source, order] = ["text", "source", "order"].map((name) => tools.querySelector(`[name=${name}]`));
+  const count = document.getElementById("quadruple-count");
+
+  function show() {
+    const words = text.value.toLowerCase();
+    let shown = 0;
+    for (const { item, text: content } of items) {
+      item.hidden = !content.includes(words) || (source.value !== "" && item.dataset.source !== source.value);
+      shown += item.hidden ? 0 : 1;
+    }
+    count.textContent = `${shown} of ${items.length} shown`;
+  }
+
+  function sort() {
+    const [key, direction] = order.value.split(" ");
+    const sign = direction === "down" ? -1 : 1;
+    const sorted = [...items].sort((a, b) => sign * (Number(a.item.dataset[key]) - Number(b.item.dataset[key])));
+    list.append(...sorted.map(({ item }) => item));
+  }
+
+  tools.addEventListener("submit", (event) => event.preventDefault());
+  text.addEventListener("input", show);
+  source.addEventListener("change", show);
+  order.addEventListener("change", sort);
+  tools.hidden = false;
+  show();
+})();
