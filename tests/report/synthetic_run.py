@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from wrpo_ray.errors import ModelError
 from wrpo_ray.evaluate.expected_reward import Estimate
 from wrpo_ray.failures import note_failure
-from wrpo_ray.errors import ModelError
 from wrpo_ray.schema import Prompt, Quadruple, ScoredResponse, prompt_id
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, json_bytes, locate
@@ -26,7 +26,7 @@ SOURCES = ("synthetic-gemma", "synthetic-mistral", "synthetic-qwen", "synthetic-
 SKILL = (0.6, 0.2, 0.9, -0.2)
 TARGET_SKILL = 0.1
 NUM_SAMPLES = 3
-HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror=\"window.hacked = 2\"> & <b>bold</b>"
+HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"> & <b>bold</b>'
 
 
 @dataclass
@@ -65,7 +65,9 @@ class SyntheticRun:
     def _add(
         self, name: str, run: Callable[[Location], StepResult], inputs: Sequence[Step] = (), source: str | None = None
     ) -> Step:
-        step = Step(name, {"synthetic": True, "seed": self.seed, "alpha": self.alpha}, tuple(inputs), run, source=source)
+        step = Step(
+            name, {"synthetic": True, "seed": self.seed, "alpha": self.alpha}, tuple(inputs), run, source=source
+        )
         self.steps.append(step)
         return step
 
@@ -76,7 +78,9 @@ class SyntheticRun:
     def submit(self) -> None:
         """Record a start, with a plan and a price list."""
         entry = submission(1, self.config(), self.steps, {"ray": "2.60.0", "torch": "2.13.0"})
-        entry["plan"] = {"stages": [self._stage(step.name) for step in self.steps if step.name.split("-")[0] in PLANNED]}
+        entry["plan"] = {
+            "stages": [self._stage(step.name) for step in self.steps if step.name.split("-")[0] in PLANNED]
+        }
         record(self.layout.submissions, entry)
 
     def config(self) -> dict[str, Any]:
@@ -211,7 +215,8 @@ class SyntheticRun:
                 metrics |= {
                     "alpha": self.alpha * done, "rewards/source_chosen": ws, "rewards/target_chosen": wt,
                     "rewards/rejected": rejected, "rewards/chosen": chosen, "rewards/margins": chosen - rejected,
-                    "rewards/accuracies": 0.5 + 0.35 * done + wave, "rewards/accuracies_source": 0.5 + 0.2 * done - wave,
+                    "rewards/accuracies": 0.5 + 0.35 * done + wave,
+                    "rewards/accuracies_source": 0.5 + 0.2 * done - wave,
                 }  # fmt: skip
             lines.append(json.dumps(metrics) + "\n")
         return lines
@@ -249,6 +254,7 @@ def finished(folder: Path, **settings: Any) -> SyntheticRun:
 
 def evaluation_by_contract() -> dict[str, Any]:
     """Return an evaluation.json of format 1 with made-up numbers."""
+
     def pair(baseline: str, judge: str, rate: float) -> dict[str, Any]:
         return {
             "model": "fused", "baseline": baseline, "judged_by": judge, "num_prompts": 200, "wins": 110, "ties": 20,
@@ -258,18 +264,24 @@ def evaluation_by_contract() -> dict[str, Any]:
             "num_undecided": 4, "words": f"Synthetic: fused is better than {baseline} by the {judge}.",
         }  # fmt: skip
 
+    measured = (("synthetic-llama", 98.5, 0.12), ("target-sft", 139.0, 0.36), ("fused", 171.25, 0.43))
     models = [
         {"name": name, "num_answers": 200, "mean_tokens": tokens, "mean_reward": reward, "reward_low": reward - 0.04,
          "reward_high": reward + 0.04}
-        for name, tokens, reward in (("synthetic-llama", 98.5, 0.12), ("target-sft", 139.0, 0.36), ("fused", 171.25, 0.43))
+        for name, tokens, reward in measured
     ]  # fmt: skip
     return {
         "format": 1,
         "models": models,
         "pairs": [pair(name, judge, rate) for name, rate in (("target-sft", 0.6), ("synthetic-llama", 0.8))
                   for judge in ("reward", "verifier", "judge")],
-        "safety": {"num_prompts": 100, "models": [{"name": "target-sft", "refusal_rate": 0.91, "low": 0.84, "high": 0.95},
-                                                  {"name": "fused", "refusal_rate": 0.88, "low": 0.8, "high": 0.93}],
-                   "words": "Synthetic: no change in refusals can be told."},
+        "safety": {
+            "num_prompts": 100,
+            "models": [
+                {"name": "target-sft", "refusal_rate": 0.91, "low": 0.84, "high": 0.95},
+                {"name": "fused", "refusal_rate": 0.88, "low": 0.8, "high": 0.93},
+            ],
+            "words": "Synthetic: no change in refusals can be told.",
+        },
         "benchmarks": [{"model": "fused", "task": "gsm8k", "metric": "exact_match", "value": 0.512, "stderr": 0.014}],
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Codes of planning: what a plan cannot know, what does not fit, and what adaptive allocation cannot use."""
+"""Codes of planning and reports: what a plan cannot know, what does not fit, what allocation cannot use."""
 
 from __future__ import annotations
 
@@ -51,5 +51,10 @@ PLANS = {
         "a picture of the plan is an .svg or .html file",
         "The ending of --out says which of the two is written.",
         "Choose one of these endings.",
+    ),
+    "WRPO-C067": Entry(
+        "a report or a comparison cannot be made of what was asked for",
+        "A comparison takes two or more different runs, and the number of quadruples to browse is 0 to 1,000.",
+        "Make the change that the message names.",
     ),
 }

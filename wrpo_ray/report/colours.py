@@ -7,7 +7,8 @@ from collections.abc import Sequence
 # Okabe and Ito's palette without black and yellow, which one of both backgrounds would swallow.
 NUM_COLOURS = 6
 SOURCE_CHOSEN, TARGET_CHOSEN, REJECTED = 0, 2, 3
-PLANNED, ACTUAL = 5, 0
+# Grey is outside the palette.
+PLANNED, ACTUAL = 6, 0
 
 
 def colour_of(name: str, names: Sequence[str]) -> int:

@@ -14,9 +14,7 @@ from wrpo_ray.storage.location import Location
 ROWS_PER_PIECE = 16_384
 
 
-def pieces(
-    step: StepFacts, columns: Iterable[str], rows_per_piece: int = ROWS_PER_PIECE
-) -> Iterator[pa.RecordBatch]:
+def pieces(step: StepFacts, columns: Iterable[str], rows_per_piece: int = ROWS_PER_PIECE) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a step's files that count so far, these columns alone, in pieces.
 
     A file of an object store is held as bytes while it is read, one at a time; a local one is read where it lies.

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from wrpo_ray.report.page import QUADRUPLES, report_page
+from wrpo_ray.errors import ConfigError, Problem
 from wrpo_ray.report.folder import read_facts
+from wrpo_ray.report.page import QUADRUPLES, report_page
 from wrpo_ray.storage.location import Location, locate
 
 REPORT = "report.html"
+# Their texts are all in the page.
+MOST_QUADRUPLES = 1000
+_FIX = "read fuse/.../data/train-*.parquet for all of them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Write the report and return 0; raises ConfigError when there is no run, StorageError when a file fails."""
+    if not 0 <= options.quadruples <= MOST_QUADRUPLES:
+        problem = Problem("--quadruples", str(options.quadruples), f"must be 0 to {MOST_QUADRUPLES}", _FIX, "WRPO-C067")
+        raise ConfigError.of("cannot make the report", [problem])
     folder = locate(options.run)
     print(write_report(folder, locate(options.out) if options.out else None, options.quadruples))
     return 0

@@ -16,9 +16,9 @@ from wrpo_ray.report.histogram import Histogram
 from wrpo_ray.report.parts import Chart, Section, Table, number, percent
 
 _REWARDS = {
-    "source_chosen": ("best source response (y_ws)", SOURCE_CHOSEN),
-    "target_chosen": ("best target response (y_wt)", TARGET_CHOSEN),
-    "rejected": ("worst target response (y_l)", REJECTED),
+    "source_chosen": ("y_ws: best of the sources", SOURCE_CHOSEN),
+    "target_chosen": ("y_wt: best of the target", TARGET_CHOSEN),
+    "rejected": ("y_l: worst of the target", REJECTED),
 }
 
 
@@ -39,7 +39,7 @@ def contribution(facts: RunFacts) -> Section:
     for made in (_win_share(facts), _rewards_by_source(facts), _source_against_target(facts)):
         (charts if isinstance(made, Chart) else missing).append(made)
     words = "Of every prompt, the best response of all sources is the one that the target learns from."
-    return Section("contribution", "Who contributed what", words, tuple(charts), (), tuple(missing))
+    return Section("contribution", "Sources", "Who contributed what", words, tuple(charts), (), tuple(missing))
 
 
 def win_shares(facts: RunFacts) -> Mapping[str, float]:
@@ -123,7 +123,7 @@ def _source_against_target(facts: RunFacts) -> Chart | str:
         return f"Best source response against best target response: {facts.whyless('fuse')}."
     words = against_words(chosen)
     counted = {label: chosen.rewards[name] for name, (label, _) in _REWARDS.items()}
-    colours = {label: colour for label, colour in _REWARDS.values()}
+    colours = dict(_REWARDS.values())
     title = "Best of the sources against the target's own"
     return distributions("source-against-target", title, words, "reward", counted, colours)
 
@@ -132,9 +132,11 @@ def against_words(chosen: Chosen) -> str:
     """Say how often the best source response beats the best one of the target, and by how much."""
     of = chosen.wins + chosen.ties + chosen.losses
     mean = chosen.gain.mean
-    direction = "higher" if mean > 0 else "lower" if mean < 0 else "different"
+    told = "the means are equal" if mean == 0 else (
+        f"on the mean it is {number(math.fabs(mean))} {'higher' if mean > 0 else 'lower'}"
+    )  # fmt: skip
     shares: Sequence[str] = [percent(count / of) for count in (chosen.wins, chosen.ties, chosen.losses)]
     return (
-        f"On {shares[0]} of {number(of)} prompts the best source response has a higher reward than the target's best, on"
-        f" {shares[1]} the same, on {shares[2]} a lower one; the mean is {number(math.fabs(mean))} {direction}."
+        f"On {shares[0]} of {number(of)} prompts the best source response has a higher reward than the target's best,"
+        f" on {shares[1]} the same, on {shares[2]} a lower one; {told}."
     )

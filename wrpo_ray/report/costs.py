@@ -28,7 +28,7 @@ def costs(facts: RunFacts) -> Section:
     if not any(price is not None for price in prices.values()):
         missing.append("Prices: the config's `prices` name none of the accelerators and endpoints of this run.")
     tables = (_stage_table(facts, rows, prices),) if rows else ()
-    return Section("costs", "What it cost", _total_words(facts, prices), tuple(charts), tables, tuple(missing))
+    return Section("costs", "Cost", "What it cost", _total_words(facts, prices), tuple(charts), tables, tuple(missing))
 
 
 def _planned_against_actual(rows: list[Compared]) -> Chart | None:

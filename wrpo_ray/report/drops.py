@@ -29,7 +29,9 @@ def drops(facts: RunFacts) -> Section:
     tables = [table for table in (_coded(facts), _broken(facts)) if table.rows]
     if not tables:
         missing = (*missing, "Rows set aside, and sources left out: none so far.")
-    return Section("drops", "What was left out", _merged(facts), (chart,) if chart else (), tuple(tables), missing)
+    return Section(
+        "drops", "Left out", "What was left out", _merged(facts), (chart,) if chart else (), tuple(tables), missing
+    )
 
 
 def _merged(facts: RunFacts) -> str:

@@ -18,7 +18,7 @@ def evaluation(facts: RunFacts) -> Section:
     found = read_evaluation(facts)
     title = "Is it better?"
     if not found:
-        return Section("evaluation", title, missing=(f"Evaluation: {_reason(facts)}.",))
+        return Section("evaluation", "Result", title, missing=(f"Evaluation: {_reason(facts)}.",))
     charts = [chart for chart in (_rewards(found), _win_rates(found)) if chart is not None]
     tables = [table for table in (_gains(facts), _pairs(found), _safety(found), _benchmarks(found)) if table]
     missing = [
@@ -26,7 +26,7 @@ def evaluation(facts: RunFacts) -> Section:
         for name, key in (("Win rates", "pairs"), ("Safety", "safety"), ("Benchmarks", "benchmarks"))
         if not found.get(key)
     ]
-    return Section("evaluation", title, _words(found), tuple(charts), tuple(tables), tuple(missing))
+    return Section("evaluation", "Result", title, _words(found), tuple(charts), tuple(tables), tuple(missing))
 
 
 def read_evaluation(facts: RunFacts) -> dict[str, Any]:
@@ -103,15 +103,23 @@ def _win_rates(found: Mapping[str, Any]) -> Chart | None:
     pairs: Sequence[Mapping[str, Any]] = found.get("pairs") or ()
     if not pairs:
         return None
+    models = {pair["model"] for pair in pairs}
     judges = list(dict.fromkeys(pair["judged_by"] for pair in pairs))
     rows = [
-        {"label": f"{pair['model']} against {pair['baseline']} ({pair['judged_by']})", "low": pair.get("low"),
+        {"label": _label(pair, models), "low": pair.get("low"),
          "middle": pair["win_rate"], "high": pair.get("high"), "colour": judges.index(pair["judged_by"]) % NUM_COLOURS}
         for pair in pairs
     ]  # fmt: skip
-    words = "Share of prompts won, ties counting half, with 95 % intervals; at half both are equally good."
+    of = f" by {pairs[0]['model']}" if len(models) == 1 else ""
+    words = f"Share of prompts won{of}, ties counting half, with 95 % intervals; at half both are equally good."
     data = {"rows": rows, "x": "win rate", "percent": True, "landmark": 0.5}
     return Chart("win-rates", "Win rates", words, "ranges", data, _rates(pairs))
+
+
+def _label(pair: Mapping[str, Any], models: set[str]) -> str:
+    """Name a comparison, as shortly as it is told apart: nearly always it is the fused model that is compared."""
+    of = "" if len(models) == 1 else f"{pair['model']} "
+    return f"{of}vs {pair['baseline']}, {pair['judged_by']}"
 
 
 def _rates(pairs: Sequence[Mapping[str, Any]]) -> Table:

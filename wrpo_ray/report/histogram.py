@@ -97,7 +97,10 @@ def drawn_exponent(histograms: Iterable[Histogram], num_bins: int = DRAWN_BINS) 
     if not kept:
         return 0
     low, high = min(each.low for each in kept), max(each.high for each in kept)
-    return max(exponent_for(low, high, num_bins), *(each.exponent for each in kept), _SMALLEST_EXPONENT)
+    if low == high:
+        # A single value: a bin that can be seen beside it.
+        return max(math.frexp(abs(low))[1] - 5 if low else -5, *(each.exponent for each in kept))
+    return max(exponent_for(low, high, num_bins), *(each.exponent for each in kept))
 
 
 def histogram_of(values: Sequence[float]) -> Histogram:

@@ -24,7 +24,7 @@ def lengths(facts: RunFacts) -> Section:
     charts, missing = [], []
     for made in (_before_and_after(facts), _by_model(facts)):
         (charts if isinstance(made, Chart) else missing).append(made)
-    return Section("lengths", "How long the responses are", "", tuple(charts), (), tuple(missing))
+    return Section("lengths", "Lengths", "How long the responses are", "", tuple(charts), (), tuple(missing))
 
 
 def lengths_of(steps: Iterable[StepFacts]) -> dict[str, Histogram]:

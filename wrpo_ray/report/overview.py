@@ -60,10 +60,11 @@ def cards(facts: RunFacts) -> Iterator[Card]:
         if "rewards/accuracies" in last:
             yield Card("reward accuracy", percent(last["rewards/accuracies"]), f"at step {number(last['step'])}")
     if facts.manifests:
-        price = total_price(facts)
-        words = "of all steps, one after the other"
-        yield Card("time" if price is None else "cost", span(total_seconds(facts)), words if price is None else
-                   money(price, currency(facts)))  # fmt: skip
+        price, took = total_price(facts), span(total_seconds(facts))
+        if price is None:
+            yield Card("time", took, "of all steps, one after the other")
+        else:
+            yield Card("cost", money(price, currency(facts)), f"by the plan's accelerators, {took} of steps")
 
 
 def _result(facts: RunFacts) -> Iterator[Card]:
@@ -94,4 +95,4 @@ def steps_section(facts: RunFacts) -> Section:
         told = tuple((damage.path, damage.code, damage.reason) for damage in damages)
         tables += (Table(("file", "code", "what is wrong"), told, "Damage"),)
     missing = () if rows else ("Steps: no start of this run has got so far as to list them.",)
-    return Section("steps", "Every step", "", (), tables, missing)
+    return Section("steps", "Steps", "Every step", "", (), tables, missing)

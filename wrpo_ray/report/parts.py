@@ -48,9 +48,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """Charts and tables on one question. missing: what is not there, and why, one sentence each."""
+    """Charts and tables on one question. short: its name in a list. missing: what is not there, and why, sentences."""
 
     name: str
+    short: str
     title: str
     words: str = ""
     charts: tuple[Chart, ...] = ()

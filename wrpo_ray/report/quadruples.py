@@ -51,9 +51,9 @@ class Shown:
 
 
 _ROLES = {
-    "source_chosen": "best source response (y_ws)",
-    "target_chosen": "best target response (y_wt)",
-    "rejected": "rejected (y_l)",
+    "source_chosen": "y_ws: best of the sources",
+    "target_chosen": "y_wt: best of the target",
+    "rejected": "y_l: worst of the target",
 }
 
 

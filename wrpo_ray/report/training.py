@@ -40,7 +40,7 @@ class Wanted:
 _INTERNAL = "log-probability ratios to the reference times beta, as the objective has them"
 WANTED = (
     Wanted(
-        "alpha", "wrpo", "alpha", "alpha",
+        "alpha", "wrpo", "Alpha", "alpha",
         "Weight of the best source response in the objective; the best target response has the rest.",
         (Line("alpha", "alpha", _CHOSEN),), zero=True,
     ),
@@ -48,9 +48,9 @@ WANTED = (
         "internal-rewards", "wrpo", "Internal rewards", "internal reward",
         f"What the model gives the three responses: {_INTERNAL}. The upper two should part from the rejected one.",
         (
-            Line("rewards/source_chosen", "best source response (y_ws)", SOURCE_CHOSEN),
-            Line("rewards/target_chosen", "best target response (y_wt)", TARGET_CHOSEN),
-            Line("rewards/rejected", "rejected response (y_l)", REJECTED),
+            Line("rewards/source_chosen", "y_ws: best of the sources", SOURCE_CHOSEN),
+            Line("rewards/target_chosen", "y_wt: best of the target", TARGET_CHOSEN),
+            Line("rewards/rejected", "y_l: worst of the target", REJECTED),
         ), zero=True,
     ),
     Wanted(
@@ -70,7 +70,7 @@ WANTED = (
            (Line("loss", "loss", SOURCE_CHOSEN),)),
     Wanted("grad-norm", "wrpo", "Gradient norm of preference training", "gradient norm",
            "Norm of the gradient before it is clipped.", (Line("grad_norm", "gradient norm", _CHOSEN),), zero=True),
-    Wanted("sft-loss", "sft", "Loss of SFT", "loss", "Loss of every optimizer step of SFT on the best source responses.",
+    Wanted("sft-loss", "sft", "Loss of SFT", "loss", "Loss of every step of SFT on the best source responses.",
            (Line("loss", "loss", SOURCE_CHOSEN),)),
     Wanted("sft-grad-norm", "sft", "Gradient norm of SFT", "gradient norm",
            "Norm of the gradient before it is clipped.", (Line("grad_norm", "gradient norm", _CHOSEN),), zero=True),
@@ -86,7 +86,7 @@ def training(facts: RunFacts) -> Section:
         (charts if isinstance(made, Chart) else others).append(made)
     missing += [reason for reason in others if reason]
     words = _progress(facts)
-    return Section("training", "What training did", words, tuple(charts), (), tuple(missing))
+    return Section("training", "Training", "What training did", words, tuple(charts), (), tuple(missing))
 
 
 _LABELS = {"wrpo": "Curves of preference training", "sft": "Curves of SFT"}
@@ -118,9 +118,7 @@ def points_of(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[flo
     return [(float(line["step"]), value) for line in metrics if (value := finite(line.get(name))) is not None]
 
 
-def lines_chart(
-    wanted: Wanted, series: Mapping[str, list[tuple[float, float]]], colours: Mapping[str, int]
-) -> Chart:
+def lines_chart(wanted: Wanted, series: Mapping[str, list[tuple[float, float]]], colours: Mapping[str, int]) -> Chart:
     """Return a chart of lines over optimizer steps, thinned to what a screen shows."""
     drawn = [
         {"name": name, "colour": colours[name], "points": thinned(points)} for name, points in series.items()
@@ -128,7 +126,7 @@ def lines_chart(
     longest = max(map(len, series.values()))
     words = wanted.words
     if longest > MOST_POINTS:
-        words += f" Each of the points is the mean of {-(-longest // MOST_POINTS)} logged steps."
+        words += f" Drawn are means of {-(-longest // MOST_POINTS)} logged steps each."
     data = {"series": drawn, "x": "optimizer step", "y": wanted.y, "share": wanted.is_share, "zero": wanted.zero}
     return Chart(wanted.name, wanted.title, words, "lines", data, _table(series))
 

@@ -13,9 +13,10 @@
 
   // Labels stand to the left of what they name, and take less than half of the width.
   const leftOf = (labels, width) =>
-    Math.ceil(Math.min(width * 0.4, 14 + 6.6 * Math.max(3, ...labels.map((label) => label.length))));
+    Math.ceil(Math.min(width * 0.42, 16 + 6.9 * Math.max(3, ...labels.map((label) => label.length))));
+  const ticksIn = (width) => Math.max(2, Math.floor(width / 75));
   const fitting = (margin) => (label) => {
-    const most = Math.floor((margin - 10) / 6.4);
+    const most = Math.floor((margin - 12) / 6.7);
     return label.length > most ? `${label.slice(0, Math.max(1, most - 1))}…` : label;
   };
 
@@ -25,13 +26,14 @@
     const labels = [...new Set(data.rows.map((row) => row.label))];
     const marginLeft = leftOf(labels, width);
     const band = { label: null, domain: labels, tickFormat: fitting(marginLeft) };
+    const series = [...new Set(data.rows.map((row) => row.series))];
     const place = grouped ? { fy: "label", y: "series" } : { y: "label" };
     return Plot.plot({
-      width, marginLeft, marginRight: 58, marginBottom: 38, height: (grouped ? 36 : 28) * labels.length + 62,
-      x: { label: data.x, tickFormat: format, ticks: width < 480 ? 3 : 6, grid: true, nice: true },
+      width, marginLeft, marginRight: 58, marginBottom: 38, height: (grouped ? 6 + 15 * series.length : 28) * labels.length + 62,
+      x: { label: data.x, tickFormat: format, ticks: ticksIn(width - marginLeft - 58), grid: true, nice: true },
       color: { type: "identity" },
       ...(grouped
-        ? { fy: { ...band, axis: "left", padding: 0.2 }, y: { axis: null, domain: ["planned", "actual"], padding: 0.05 } }
+        ? { fy: { ...band, axis: "left", padding: 0.2 }, y: { axis: null, domain: series, padding: 0.05 } }
         : { y: { ...band, padding: 0.25 } }),
       marks: [
         Plot.barX(data.rows, { x: "value", ...place, fill: (row) => colour(row.colour) }),
@@ -59,8 +61,8 @@
     const told = { x: "x", y: "y", title: (row) => `${row.name}\n${data.x} ${short(row.x)}: ${format(row.y)}` };
     marks.push(Plot.tip(flat, Plot.pointer(told)));
     return Plot.plot({
-      width, height: Math.max(220, Math.min(300, width * 0.5)), marginLeft: 52, marginBottom: 38,
-      x: { label: data.x, tickFormat: short, ticks: width < 480 ? 4 : 8, nice: false },
+      width, height: Math.max(220, Math.min(300, width * 0.5)), marginLeft: 52, marginTop: 26, marginBottom: 38,
+      x: { label: data.x, tickFormat: short, ticks: ticksIn(width - 70), nice: false },
       y: { label: data.y, tickFormat: format, grid: true, ...(data.share ? { domain: [0, 1] } : { nice: true }) },
       marks,
     });
@@ -74,7 +76,7 @@
     const told = (row) => `${row.name}\n${data.x} ${short(row.x1)} to ${short(row.x2)}: ${percent(row.share)}`;
     return Plot.plot({
       width, marginLeft, marginRight: 16, marginBottom: 38, height: 58 * names.length + 58,
-      x: { label: data.x, tickFormat: short, ticks: width < 480 ? 4 : 8, grid: true },
+      x: { label: data.x, tickFormat: short, ticks: ticksIn(width - marginLeft), grid: true },
       y: { axis: null }, fy: { label: null, axis: "left", domain: names, tickFormat: fitting(marginLeft), padding: 0.18 },
       color: { type: "identity" },
       marks: [
@@ -94,7 +96,7 @@
     const landmark = data.landmark === undefined ? [] : [data.landmark];
     return Plot.plot({
       width, marginLeft, marginRight: 58, marginBottom: 38, height: 38 * labels.length + 58,
-      x: { label: data.x, tickFormat: formatOf(data), ticks: width < 480 ? 3 : 6, grid: true, nice: true },
+      x: { label: data.x, tickFormat: formatOf(data), ticks: ticksIn(width - marginLeft - 58), grid: true, nice: true },
       y: { label: null, domain: labels, tickFormat: fitting(marginLeft), type: "point", padding: 0.6 },
       color: { type: "identity" },
       marks: [
@@ -163,31 +165,47 @@
   const tools = document.getElementById("quadruple-tools");
   if (!tools) return;
   const list = document.getElementById("quadruple-list");
-  const items = [...list.children].map((item) => ({ item, text: item.textContent.toLowerCase() }));
+  let items = [...list.children].map((item) => ({ item, text: item.textContent.toLowerCase() }));
   const [text, source, order] = ["text", "source", "order"].map((name) => tools.querySelector(`[name=${name}]`));
   const count = document.getElementById("quadruple-count");
+  const more = document.getElementById("quadruple-more");
+  const page = 20;
+  let most = page;
 
   function show() {
     const words = text.value.toLowerCase();
-    let shown = 0;
+    let matching = 0;
     for (const { item, text: content } of items) {
-      item.hidden = !content.includes(words) || (source.value !== "" && item.dataset.source !== source.value);
-      shown += item.hidden ? 0 : 1;
+      const matches = content.includes(words) && (source.value === "" || item.dataset.source === source.value);
+      item.hidden = !matches || matching >= most;
+      matching += matches ? 1 : 0;
     }
-    count.textContent = `${shown} of ${items.length} shown`;
+    count.textContent = `${Math.min(matching, most)} of ${matching} shown`;
+    more.hidden = matching <= most;
+  }
+
+  function showFirst() {
+    most = page;
+    show();
   }
 
   function sort() {
     const [key, direction] = order.value.split(" ");
     const sign = direction === "down" ? -1 : 1;
-    const sorted = [...items].sort((a, b) => sign * (Number(a.item.dataset[key]) - Number(b.item.dataset[key])));
-    list.append(...sorted.map(({ item }) => item));
+    items = [...items].sort((a, b) => sign * (Number(a.item.dataset[key]) - Number(b.item.dataset[key])));
+    list.append(...items.map(({ item }) => item));
+    showFirst();
   }
 
   tools.addEventListener("submit", (event) => event.preventDefault());
-  text.addEventListener("input", show);
-  source.addEventListener("change", show);
+  text.addEventListener("input", showFirst);
+  source.addEventListener("change", showFirst);
   order.addEventListener("change", sort);
+  more.addEventListener("click", () => {
+    most += page;
+    show();
+  });
   tools.hidden = false;
-  show();
+  // A browser that goes back to the page fills the form in as it was.
+  sort();
 })();
