@@ -54,7 +54,7 @@ def _planned_against_actual(rows: list[Compared]) -> Chart | None:
         f"Wall time of each step. Those that are done were planned to take {span(planned)} and took {span(actual)}"
         " together (steps may run side by side)." if done else "Wall time of each step; none of them is done yet."
     )  # fmt: skip
-    data = {"rows": bars, "x": "seconds", "seconds": True}
+    data = {"rows": bars, "x": "time", "seconds": True}
     return Chart("planned-against-actual", "Planned against actual", words, "bars", data, table)
 
 

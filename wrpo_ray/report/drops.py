@@ -56,10 +56,8 @@ def _outcomes(facts: RunFacts) -> Chart | None:
         ("outcome", "prompts", "share"),
         tuple((words, number(count), percent(count / max(1, total))) for words, count in counts.items()),
     )
-    words = (
-        f"{number(fuse['num_quadruples'])} of the {number(total)} prompts for preferences became quadruples;"
-        " the others say why they did not."
-    )
+    words = f"{number(fuse['num_quadruples'])} of the {number(total)} prompts for preferences became quadruples"
+    words += "; the other bars say why the others did not." if len(counts) > 1 else "."
     return Chart("outcomes", "What became of the prompts", words, "bars", {"rows": rows, "x": "prompts"}, table)
 
 

@@ -82,7 +82,7 @@ def steps_section(facts: RunFacts) -> Section:
     """Return the table of all steps."""
     rows = tuple(
         (
-            name, step.state.phase, done(step.state), number(step.state.rows),
+            name, step.state.phase, done(step.state), number(step.state.rows or None),
             "" if step.state.seconds is None else duration(step.state.seconds),
             step.state.pace.unknown or
             ("" if step.state.pace.seconds_left is None else f"about {duration(step.state.pace.seconds_left)} left"),

@@ -22,6 +22,13 @@ class Table:
     words: str = ""
 
     @property
+    def shown(self) -> Table:
+        """The table without columns in which no row says anything; the first one stays."""
+        kept = [index for index in range(len(self.heading)) if not index or any(row[index] for row in self.rows)]
+        rows = tuple(tuple(row[index] for index in kept) for row in self.rows)
+        return Table(tuple(self.heading[index] for index in kept), rows, self.title, self.words)
+
+    @property
     def numeric(self) -> tuple[bool, ...]:
         """Whether each column holds numbers: it does when its first cell that says something begins with one."""
         return tuple(_is_number(next((cell for cell in column if cell), "")) for column in zip(*self.rows, strict=True))

@@ -58,11 +58,12 @@
       marks.push(Plot.line(series.points, { ...options, ...stroke }));
       if (series.points.length < 30) marks.push(Plot.dot(series.points, { ...options, r: 2.5, fill: colour(series.colour) }));
     });
+    const steps = d3.ticks(...d3.extent(flat, (row) => row.x), ticksIn(width - 70)).filter(Number.isInteger);
     const told = { x: "x", y: "y", title: (row) => `${row.name}\n${data.x} ${short(row.x)}: ${format(row.y)}` };
     marks.push(Plot.tip(flat, Plot.pointer(told)));
     return Plot.plot({
       width, height: Math.max(220, Math.min(300, width * 0.5)), marginLeft: 52, marginTop: 26, marginBottom: 38,
-      x: { label: data.x, tickFormat: short, ticks: ticksIn(width - 70), nice: false },
+      x: { label: data.x, tickFormat: short, ticks: steps, nice: false },
       y: { label: data.y, tickFormat: format, grid: true, ...(data.share ? { domain: [0, 1] } : { nice: true }) },
       marks,
     });
