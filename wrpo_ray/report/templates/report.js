@@ -198,7 +198,6 @@
     showFirst();
   }
 
-  tools.addEventListener("submit", (event) => event.preventDefault());
   text.addEventListener("input", showFirst);
   source.addEventListener("change", showFirst);
   order.addEventListener("change", sort);
