@@ -1,5 +1,6 @@
 """The report by hand-computed numbers, of runs in every state, and with texts that try to be markup."""
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -12,9 +13,10 @@ import pytest
 from tests.report.synthetic_run import HOSTILE, NUM_SAMPLES, SOURCES, SyntheticRun, evaluation_by_contract, finished
 from wrpo_ray.cli import main
 from wrpo_ray.config import RunConfig
-from wrpo_ray.errors import InterruptedRunError, LeaseError, ModelError, StorageError, WrpoError
+from wrpo_ray.errors import InterruptedRunError, LeaseError, ModelError, StorageError
 from wrpo_ray.failures import last_failure
 from wrpo_ray.report import at_end
+from wrpo_ray.report.allocated import allocation_table
 from wrpo_ray.report.command import write_report
 from wrpo_ray.report.contribution import against_words, chosen_of, rewards_of
 from wrpo_ray.report.costs import price_of, total_price
@@ -123,6 +125,21 @@ def test_sample_of_quadruples_depends_on_prompts_alone(run: SyntheticRun, facts:
     assert [response.text for response in ten[0].responses] == [row.source_chosen, row.target_chosen, row.rejected]
     assert ten[0].gain == row.source_chosen_reward - row.target_chosen_reward
     assert [response.is_unfinished for response in ten[0].responses] == [False, True, False]
+
+
+def test_allocation_tells_what_its_audit_measured(facts: RunFacts) -> None:
+    assert allocation_table(facts) is None
+    about = {"value": 0.9, "low": 0.85, "high": 0.95}
+    names = ("same_response", "same_source", "same_reward", "regret", "gain_share")
+    audit = dict.fromkeys(names, about) | {"num_prompts": 40, "token_share": 0.31, "cost_share": 0.3}
+    summary = {"audit": audit, "findings": ["little is saved"]}
+    manifest = dataclasses.replace(facts.manifests["fuse"], summary=summary)
+    step = dataclasses.replace(facts.steps["fuse"], manifest=manifest)
+    table = allocation_table(dataclasses.replace(facts, steps={"allocate": step}))
+    assert table is not None
+    assert table.rows[0][1:] == ("90.0%", "[85.0%, 95.0%]")
+    assert table.rows[-2][1] == "31.0%"
+    assert table.words.endswith("Little is saved.")
 
 
 class Tags(HTMLParser):
@@ -313,16 +330,23 @@ def test_configs_are_flattened_by_name(facts: RunFacts) -> None:
 
 @pytest.mark.parametrize(
     ("error", "written"),
-    [(None, True), (ModelError("broken"), True), (LeaseError("held"), False), (InterruptedRunError("told"), False)],
+    [
+        (None, True),
+        (ModelError("broken"), True),
+        (KeyError("a bug"), True),
+        (KeyboardInterrupt(), False),
+        (LeaseError("held"), False),
+        (InterruptedRunError("told"), False),
+    ],
 )
 def test_report_at_the_end(
-    error: WrpoError | None, written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException | None, written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
     monkeypatch.setattr(at_end, "leave_report", calls.append)
 
     def body() -> None:
-        with at_end.reported(RunConfig(name="run", root=str(tmp_path))):
+        with at_end.Reported(RunConfig(name="run", root=str(tmp_path))):
             if error:
                 raise error
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from wrpo_ray.config import RunConfig
-from wrpo_ray.errors import ConfigError, InterruptedRunError, LeaseError, WrpoError
+from wrpo_ray.errors import ConfigError, InterruptedRunError, LeaseError, own_error
 from wrpo_ray.redaction import last_line
 from wrpo_ray.report.command import REPORT
 from wrpo_ray.storage.location import Location
@@ -18,24 +17,27 @@ from wrpo_ray.storage.manifest import layout_of
 log = logging.getLogger(__name__)
 # A report of a large run takes seconds; a store that hangs must not keep a job from ending.
 TIMEOUT_S = 300.0
+_NOTHING_CHANGED = (ConfigError, InterruptedRunError, LeaseError)
 
 
-@contextmanager
-def reported(run: RunConfig) -> Iterator[None]:
-    """Write the run's report when the body is done or has failed.
+class Reported:
+    """Writes the run's report when the body is done or has failed, whatever it failed with.
 
     Not when another driver has the run, nor when the config cannot be run: then nothing has changed. Not when the run
     was told to stop either: it has little time left then.
     """
-    folder = layout_of(run.root, run.name).folder
-    try:
-        yield
-    except (ConfigError, InterruptedRunError, LeaseError):
-        raise
-    except WrpoError:
-        leave_report(folder)
-        raise
-    leave_report(folder)
+
+    def __init__(self, run: RunConfig) -> None:
+        self.folder = layout_of(run.root, run.name).folder
+
+    def __enter__(self) -> None:
+        """Do nothing before the body."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or (isinstance(error, Exception) and not isinstance(own_error(error), _NOTHING_CHANGED)):
+            leave_report(self.folder)
 
 
 def leave_report(folder: Location, timeout_s: float = TIMEOUT_S) -> bool:

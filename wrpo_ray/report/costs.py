@@ -7,6 +7,7 @@ from typing import Any
 
 from wrpo_ray.planning.against import Compared, compare
 from wrpo_ray.planning.units import money, short, span
+from wrpo_ray.report.allocated import allocation_table
 from wrpo_ray.report.colours import ACTUAL, PLANNED
 from wrpo_ray.report.folder import RunFacts
 from wrpo_ray.report.parts import Chart, Section, Table, number
@@ -27,7 +28,8 @@ def costs(facts: RunFacts) -> Section:
     prices = _prices(facts)
     if not any(price is not None for price in prices.values()):
         missing.append("Prices: the config's `prices` name none of the accelerators and endpoints of this run.")
-    tables = (_stage_table(facts, rows, prices),) if rows else ()
+    found = (_stage_table(facts, rows, prices) if rows else None, allocation_table(facts))
+    tables = tuple(table for table in found if table is not None)
     return Section("costs", "Cost", "What it cost", _total_words(facts, prices), tuple(charts), tables, tuple(missing))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from wrpo_ray.redaction import redacted
 from wrpo_ray.report.colours import REJECTED, SOURCE_CHOSEN
 from wrpo_ray.report.folder import RunFacts, StepFacts
 from wrpo_ray.report.parts import Chart, Section, Table, number, percent
@@ -94,6 +95,7 @@ def _example(line: bytes) -> str:
         text = str(row["item"]) + (f": {row['error']}" if row.get("error") else "")
     except (ValueError, KeyError, TypeError):
         text = line.decode("utf-8", "replace")
+    text = redacted(text)
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
 
 
