@@ -8,6 +8,9 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.report.synthetic_run import HOSTILE, NUM_SAMPLES, SOURCES, SyntheticRun, evaluation_by_contract, finished
@@ -17,6 +20,7 @@ from wrpo_ray.errors import InterruptedRunError, LeaseError, ModelError, Storage
 from wrpo_ray.failures import last_failure
 from wrpo_ray.report import at_end
 from wrpo_ray.report.allocated import allocation_table
+from wrpo_ray.report.columns import RangeReader
 from wrpo_ray.report.command import write_report
 from wrpo_ray.report.contribution import against_words, chosen_of, rewards_of
 from wrpo_ray.report.costs import price_of, total_price
@@ -30,8 +34,10 @@ from wrpo_ray.report.parts import Chart, Section, Table, number
 from wrpo_ray.report.quadruples import sample_of
 from wrpo_ray.report.side_by_side import blocks, config_differences, flat
 from wrpo_ray.report.training import training
+from wrpo_ray.schema import ScoredResponse
 from wrpo_ray.storage.lease import held
 from wrpo_ray.storage.location import locate
+from wrpo_ray.storage.tables import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +131,24 @@ def test_sample_of_quadruples_depends_on_prompts_alone(run: SyntheticRun, facts:
     assert [response.text for response in ten[0].responses] == [row.source_chosen, row.target_chosen, row.rejected]
     assert ten[0].gain == row.source_chosen_reward - row.target_chosen_reward
     assert [response.is_unfinished for response in ten[0].responses] == [False, True, False]
+
+
+def test_of_an_object_only_the_columns_that_are_wanted_are_fetched(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    texts = [random.bytes(500).hex() for _ in range(400)]
+    rows = [ScoredResponse("p", "m", number, text, "stop", 3, number / 4) for number, text in enumerate(texts)]
+    entry = write_rows(locate(tmp_path), "data/a.parquet", rows, ScoredResponse)
+    content = (tmp_path / "data/a.parquet").read_bytes()
+    fetched: list[int] = []
+
+    def fetch(start: int, num_bytes: int) -> bytes:
+        fetched.append(num_bytes)
+        return content[start : start + num_bytes]
+
+    file = pq.ParquetFile(pa.PythonFile(RangeReader(entry.num_bytes, fetch), "r"), pre_buffer=True)
+    assert file.read(columns=["reward"]).column(0).to_pylist() == [number / 4 for number in range(400)]
+    # Arrow reads the end of a file in one go, the columns' places among it.
+    assert sum(fetched) < entry.num_bytes / 2
 
 
 def test_allocation_tells_what_its_audit_measured(facts: RunFacts) -> None:
