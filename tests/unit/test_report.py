@@ -237,7 +237,7 @@ def test_embedded_numbers_cannot_end_their_script() -> None:
 
 def test_evaluation_of_todays_step_and_of_the_contract(tmp_path: Path, facts: RunFacts) -> None:
     full = evaluation(facts)
-    assert [table.title for table in full.tables] == ["Gain", "Every comparison", "Safety", "Benchmarks"]
+    assert [table.title for table in full.tables] == ["Gain", "Safety", "Benchmarks", "Every comparison"]
     plain = read_facts(finished(tmp_path / "plain", num_prompts=12).folder)
     section = evaluation(plain)
     assert [chart.name for chart in section.charts] == ["evaluation-rewards"]

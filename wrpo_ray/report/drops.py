@@ -12,11 +12,11 @@ from wrpo_ray.report.parts import Chart, Section, Table, number, percent
 from wrpo_ray.run_state import QUARANTINE
 
 _OUTCOMES = {
-    "num_quadruples": "became a quadruple",
-    "num_target_responses_tie": "target responses tie: no best and worst among them",
-    "num_without_source_response": "no usable source response",
-    "num_fewer_than_two_target_responses": "fewer than two usable target responses",
-    "num_source_response_is_rejected": "the best source response is the rejected one",
+    "num_quadruples": ("became a quadruple", "all of y_ws, y_wt and y_l are there"),
+    "num_target_responses_tie": ("target responses tie", "the target's best and worst response have the same reward"),
+    "num_without_source_response": ("no source response", "no source gave a response that can be used"),
+    "num_fewer_than_two_target_responses": ("too few of the target", "fewer than two usable target responses"),
+    "num_source_response_is_rejected": ("y_ws is y_l", "the best source response is word for word the rejected one"),
 }
 _MOST_EXAMPLES, _MOST_CHARACTERS = 3, 200
 # The head of a file that may list very many rows.
@@ -46,16 +46,22 @@ def _outcomes(facts: RunFacts) -> Chart | None:
     fuse = facts.summary("fuse")
     if not fuse:
         return None
-    counts = {words: fuse[name] for name, words in _OUTCOMES.items() if fuse.get(name)}
-    kept = _OUTCOMES["num_quadruples"]
+    counts = {name: fuse[name] for name in _OUTCOMES if fuse.get(name)}
     rows = [
-        {"label": words, "value": count, "colour": SOURCE_CHOSEN if words == kept else REJECTED}
-        for words, count in counts.items()
+        {
+            "label": _OUTCOMES[name][0],
+            "value": count,
+            "colour": SOURCE_CHOSEN if name == "num_quadruples" else REJECTED,
+        }
+        for name, count in counts.items()
     ]
     total = fuse["num_prompts"]
     table = Table(
-        ("outcome", "prompts", "share"),
-        tuple((words, number(count), percent(count / max(1, total))) for words, count in counts.items()),
+        ("outcome", "prompts", "share", "which means"),
+        tuple(
+            (_OUTCOMES[name][0], number(count), percent(count / max(1, total)), _OUTCOMES[name][1])
+            for name, count in counts.items()
+        ),
     )
     words = f"{number(fuse['num_quadruples'])} of the {number(total)} prompts for preferences became quadruples"
     words += "; the other bars say why the others did not." if len(counts) > 1 else "."

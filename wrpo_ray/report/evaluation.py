@@ -20,7 +20,7 @@ def evaluation(facts: RunFacts) -> Section:
     if not found:
         return Section("evaluation", "Result", title, missing=(f"Evaluation: {_reason(facts)}.",))
     charts = [chart for chart in (_rewards(found), _win_rates(found)) if chart is not None]
-    tables = [table for table in (_gains(facts), _pairs(found), _safety(found), _benchmarks(found)) if table]
+    tables = [table for table in (_gains(facts), _safety(found), _benchmarks(found), _pairs(found)) if table]
     missing = [
         f"{name}: not asked for, or not written by this version's evaluate step."
         for name, key in (("Win rates", "pairs"), ("Safety", "safety"), ("Benchmarks", "benchmarks"))

@@ -11,36 +11,41 @@
     value < 99.5 ? `${short(value)} s` : value < 5940 ? `${short(value / 60)} min` : `${short(value / 3600)} h`;
   const formatOf = (data) => (data.percent || data.share ? percent : data.seconds ? seconds : short);
 
-  // Labels stand to the left of what they name, and take less than half of the width.
-  const leftOf = (labels, width) =>
-    Math.ceil(Math.min(width * 0.42, 16 + 6.9 * Math.max(3, ...labels.map((label) => label.length))));
   const ticksIn = (width) => Math.max(2, Math.floor(width / 75));
-  const fitting = (margin) => (label) => {
-    const most = Math.floor((margin - 12) / 6.7);
-    return label.length > most ? `${label.slice(0, Math.max(1, most - 1))}…` : label;
-  };
+
+  // Labels stand to the left of what they name, where they fit into less than half of the width; else above it.
+  function placed(labels, width) {
+    const needed = Math.ceil(16 + 6.9 * Math.max(3, ...labels.map((label) => label.length)));
+    const above = needed > width * 0.42;
+    return {
+      margins: { marginLeft: above ? 8 : needed, marginTop: above ? 34 : 20, marginBottom: 38 },
+      inner: width - (above ? 8 : needed),
+      fy: above
+        ? { axis: null, domain: labels, padding: 0.45 }
+        : { label: null, axis: "left", domain: labels, padding: 0.2 },
+      heightOf: (pixels) => (above ? (pixels + 6) / 0.55 : pixels / 0.8) * labels.length + (above ? 76 : 62),
+      texts: above
+        ? [Plot.text(labels, { fy: (label) => label, text: (label) => label, frameAnchor: "top-left", dx: 1, dy: -15 })]
+        : [],
+    };
+  }
 
   function bars(data, width) {
     const format = formatOf(data);
-    const grouped = data.rows.some((row) => row.series !== undefined);
-    const labels = [...new Set(data.rows.map((row) => row.label))];
-    const marginLeft = leftOf(labels, width);
-    const band = { label: null, domain: labels, tickFormat: fitting(marginLeft) };
-    const series = [...new Set(data.rows.map((row) => row.series))];
-    const place = grouped ? { fy: "label", y: "series" } : { y: "label" };
+    const { margins, inner, fy, heightOf, texts } = placed([...new Set(data.rows.map((row) => row.label))], width);
+    const series = [...new Set(data.rows.map((row) => row.series ?? ""))];
+    const place = { fy: "label", y: (row) => row.series ?? "" };
     return Plot.plot({
-      width, marginLeft, marginRight: 58, marginBottom: 38, height: (grouped ? 6 + 15 * series.length : 28) * labels.length + 62,
-      x: { label: data.x, tickFormat: format, ticks: ticksIn(width - marginLeft - 58), grid: true, nice: true },
-      color: { type: "identity" },
-      ...(grouped
-        ? { fy: { ...band, axis: "left", padding: 0.2 }, y: { axis: null, domain: series, padding: 0.05 } }
-        : { y: { ...band, padding: 0.25 } }),
+      width, ...margins, marginRight: 58, height: heightOf(series.length > 1 ? 14 * series.length : 20),
+      x: { label: data.x, tickFormat: format, ticks: ticksIn(inner - 58), grid: true, nice: true },
+      y: { axis: null, domain: series, padding: 0.05 }, fy, color: { type: "identity" },
       marks: [
         Plot.barX(data.rows, { x: "value", ...place, fill: (row) => colour(row.colour) }),
         Plot.text(data.rows, {
           x: "value", ...place, text: (row) => format(row.value), textAnchor: "start", dx: 5, fill: "currentColor",
         }),
         Plot.ruleX([0]),
+        ...texts,
       ],
     });
   }
@@ -70,20 +75,19 @@
   }
 
   function histogram(data, width) {
-    const names = data.series.map((series) => series.name);
-    const marginLeft = leftOf(names, width);
+    const { margins, inner, fy, heightOf, texts } = placed(data.series.map((series) => series.name), width);
     const flat = data.series.flatMap((series) =>
       series.bins.map(([x1, x2, share]) => ({ x1, x2, share, name: series.name, colour: colour(series.colour) })));
     const told = (row) => `${row.name}\n${data.x} ${short(row.x1)} to ${short(row.x2)}: ${percent(row.share)}`;
     return Plot.plot({
-      width, marginLeft, marginRight: 16, marginBottom: 38, height: 58 * names.length + 58,
-      x: { label: data.x, tickFormat: short, ticks: ticksIn(width - marginLeft), grid: true },
-      y: { axis: null }, fy: { label: null, axis: "left", domain: names, tickFormat: fitting(marginLeft), padding: 0.18 },
-      color: { type: "identity" },
+      width, ...margins, marginRight: 16, height: heightOf(46),
+      x: { label: data.x, tickFormat: short, ticks: ticksIn(inner), grid: true },
+      y: { axis: null }, fy, color: { type: "identity" },
       marks: [
         Plot.rectY(flat, { x1: "x1", x2: "x2", y: "share", fy: "name", fill: "colour", insetLeft: 0.5, insetRight: 0.5 }),
         Plot.ruleX(data.series, { x: "mean", fy: "name", stroke: "currentColor", strokeWidth: 1.5, strokeDasharray: "4,3" }),
         Plot.ruleY([0], { strokeOpacity: 0.4 }),
+        ...texts,
         Plot.tip(flat, Plot.pointer({ x: (row) => (row.x1 + row.x2) / 2, y: "share", fy: "name", title: told })),
       ],
     });
@@ -91,21 +95,21 @@
 
   function ranges(data, width) {
     const format = data.percent ? d3.format(".1%") : short;
-    const labels = data.rows.map((row) => row.label);
-    const marginLeft = leftOf(labels, width);
+    const { margins, inner, fy, heightOf, texts } = placed(data.rows.map((row) => row.label), width);
     const known = data.rows.filter((row) => row.low !== null && row.high !== null);
+    const place = { fy: "label", y: () => "" };
     const landmark = data.landmark === undefined ? [] : [data.landmark];
     return Plot.plot({
-      width, marginLeft, marginRight: 58, marginBottom: 38, height: 38 * labels.length + 58,
-      x: { label: data.x, tickFormat: formatOf(data), ticks: ticksIn(width - marginLeft - 58), grid: true, nice: true },
-      y: { label: null, domain: labels, tickFormat: fitting(marginLeft), type: "point", padding: 0.6 },
-      color: { type: "identity" },
+      width, ...margins, marginRight: 58, height: heightOf(26),
+      x: { label: data.x, tickFormat: formatOf(data), ticks: ticksIn(inner - 58), grid: true, nice: true },
+      y: { axis: null, type: "point", domain: [""] }, fy, color: { type: "identity" },
       marks: [
         Plot.ruleX(landmark, { strokeDasharray: "4,3", strokeOpacity: 0.7 }),
-        Plot.ruleY(known, { x1: "low", x2: "high", y: "label", stroke: (row) => colour(row.colour), strokeWidth: 3 }),
-        Plot.dot(data.rows, { x: "middle", y: "label", r: 5, fill: (row) => colour(row.colour) }),
-        Plot.text(data.rows, { x: (row) => row.high ?? row.middle, y: "label", text: (row) => format(row.middle),
+        Plot.ruleY(known, { x1: "low", x2: "high", ...place, stroke: (row) => colour(row.colour), strokeWidth: 3 }),
+        Plot.dot(data.rows, { x: "middle", ...place, r: 5, fill: (row) => colour(row.colour) }),
+        Plot.text(data.rows, { x: (row) => row.high ?? row.middle, ...place, text: (row) => format(row.middle),
           textAnchor: "start", dx: 8, fill: "currentColor" }),
+        ...texts,
       ],
     });
   }
@@ -147,7 +151,15 @@
     if (!width || holder.dataset.width === String(width)) return;
     holder.dataset.width = String(width);
     const chart = charts[figure.dataset.chart];
-    const svg = kinds[chart.kind](chart.data, width);
+    let svg;
+    try {
+      svg = kinds[chart.kind](chart.data, width);
+    } catch (error) {
+      // One picture that cannot be drawn takes nothing else with it; its numbers are in the table below.
+      holder.textContent = `This picture could not be drawn: ${error.message}`;
+      console.error(error);
+      return;
+    }
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", `${chart.title}. ${chart.words}`);
     holder.replaceChildren(...[legend(chart), svg].filter(Boolean));
