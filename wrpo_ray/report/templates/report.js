@@ -78,10 +78,15 @@
     const { margins, inner, fy, heightOf, texts } = placed(data.series.map((series) => series.name), width);
     const flat = data.series.flatMap((series) =>
       series.bins.map(([x1, x2, share]) => ({ x1, x2, share, name: series.name, colour: colour(series.colour) })));
+    const [low, high] = [d3.min(flat, (row) => row.x1), d3.max(flat, (row) => row.x2)];
+    // A single bin would fill the picture.
+    const side = high - low < 1.5 * (flat[0].x2 - flat[0].x1) ? 6 * (high - low) : 0;
     const told = (row) => `${row.name}\n${data.x} ${short(row.x1)} to ${short(row.x2)}: ${percent(row.share)}`;
     return Plot.plot({
       width, ...margins, marginRight: 16, height: heightOf(46),
-      x: { label: data.x, tickFormat: short, ticks: ticksIn(inner), grid: true },
+      x: {
+        label: data.x, tickFormat: short, ticks: ticksIn(inner), grid: true, domain: [low - side, high + side],
+      },
       y: { axis: null }, fy, color: { type: "identity" },
       marks: [
         Plot.rectY(flat, { x1: "x1", x2: "x2", y: "share", fy: "name", fill: "colour", insetLeft: 0.5, insetRight: 0.5 }),
