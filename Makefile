@@ -2,6 +2,7 @@
 # make install EXTRA=gpu .venv for a machine with NVIDIA GPUs, versions as pinned in pyproject.toml
 # make demo              the whole method on tiny models, on this machine
 # make test              linters and the default tests; test-slow and test-gpu run the others
+# make test-browser      reports in a headless Chromium (part of make test where chromium and chromedriver are installed)
 # make chaos             a run of the real stack whose processes are killed at random (CHAOS_SEED, CHAOS_MINUTES)
 # make docs              the documentation as a site, in site/
 # make bench-train       cost of one training step: ours, the published method's, TRL's (BENCH=--quick for two minutes)
@@ -26,8 +27,8 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 # The build of torch comes from wherever pip finds torch: point PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL at CPU builds.
 TORCH := torch==2.13.0
 
-.PHONY: help install demo test test-slow test-gpu chaos bench-train bench-allocation bench-sampling bench-scaling \
-    bench-control-plane bench-prompt-memory docs lint lock clean tools
+.PHONY: help install demo test test-slow test-gpu test-browser chaos bench-train bench-allocation bench-sampling \
+    bench-scaling bench-control-plane bench-prompt-memory docs lint lock clean tools
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -66,6 +67,11 @@ test: install lint
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
+
+test-browser: install
+	@command -v chromedriver >/dev/null || \
+	    { echo "error: chromedriver is missing (Debian: apt-get install chromium chromium-driver)" >&2; exit 1; }
+	$(BIN)/python -m pytest -q tests/report
 
 chaos: install
 	$(BIN)/python -m pytest -q -s -m chaos

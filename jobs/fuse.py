@@ -31,13 +31,14 @@ def fuse(options: argparse.Namespace) -> int:
     """Check everything, then import what is heavy and run."""
     config = load_config(options.config, options.overrides)
     from wrpo_ray.live import closing, show
+    from wrpo_ray.report.at_end import Reported
     from wrpo_ray.run import checked_pipeline, driving, run, usable
     from wrpo_ray.summary import run_summary
 
     if options.dry_run:
         print(usable(checked_pipeline(config, options.only)).plan(), flush=True)
         return 0
-    with driving(config) as lease:
+    with Reported(config.run), driving(config) as lease:
         pipeline = checked_pipeline(config, options.only)
         print(usable(pipeline, options.retry_broken_sources).plan(), flush=True)
         with show.shown(config, options.only) as live:

@@ -1,4 +1,4 @@
-"""The `wrpo-ray` command: doctor, plan, status, inspect, evaluate, export, explain."""
+"""The `wrpo-ray` command: doctor, plan, status, inspect, evaluate, export, report, compare, explain."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ COMMANDS = {
     "inspect": ("wrpo_ray.run_inspect", "check every file of a run; --repair removes what does not verify"),
     "evaluate": ("wrpo_ray.evaluation_command", "show what a run's evaluation found, from its folder alone"),
     "export": ("wrpo_ray.export_run", "write a run's model and data as folders with cards; --push-to-hub uploads them"),
+    "report": ("wrpo_ray.report.command", "write one HTML file that shows a run: sources, training, cost, result"),
+    "compare": ("wrpo_ray.report.compare", "put runs side by side: configs, win shares, metrics, evaluation, cost"),
     "explain": ("wrpo_ray.error_codes", "say what an error means and what to do, or what a field of a config is"),
 }
 

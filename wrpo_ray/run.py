@@ -17,6 +17,7 @@ from wrpo_ray.data.prefetch import Prefetcher, models_of
 from wrpo_ray.errors import ConfigError, ModelError, WrpoError
 from wrpo_ray.events import StepsChosen, announce
 from wrpo_ray.export import deliver
+from wrpo_ray.failures import note_failure
 from wrpo_ray.interrupts import rearm, stop
 from wrpo_ray.pipeline import Pipeline
 from wrpo_ray.planning.against import plan_record
@@ -184,16 +185,20 @@ class _Work:
             return runner.run(self.current.selected(self.only))
 
     def _without_source(self, step: Step, error: Exception) -> list[Step]:
-        """Go on without the source whose step failed; raises `error` when the run cannot."""
-        if step.source is None or not isinstance(error, ModelError) or error.code in _NOT_THE_MODELS_FAULT:
-            raise error
-        # One step by name is not the run: whoever asked for it gets its error.
-        if self.only is not None or not may_go_on(self.asked.config, len(self.current.broken_sources) + 1):
+        """Go on without the source whose step failed; raises `error`, which it notes, when the run cannot."""
+        if step.source is None or not isinstance(error, ModelError) or not self._may_go_on_after(error):
+            note_failure(self.asked.layout.folder, step.name, step.fingerprint, error, self.lease.epoch)
             raise error
         reason = mark_broken(self.asked.layout.broken_sources, step.source, error, self.lease.epoch)
         self.current = self.asked.without({**self.current.broken_sources, step.source: reason})
         _submit(self.asked, self.current, self.lease, self.accept_changes)
         return self.current.selected(None)
+
+    def _may_go_on_after(self, error: ModelError) -> bool:
+        if error.code in _NOT_THE_MODELS_FAULT:
+            return False
+        # One step by name is not the run: whoever asked for it gets its error.
+        return self.only is None and may_go_on(self.asked.config, len(self.current.broken_sources) + 1)
 
 
 def _planned_jobs(config: FuseConfig) -> list[Job]:

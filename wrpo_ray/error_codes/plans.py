@@ -1,4 +1,4 @@
-"""Codes of planning, adaptive allocation and evaluation: what is not known, does not fit, or cannot be used."""
+"""Codes of planning, adaptive allocation, evaluation and reports: what is not known, or cannot be used."""
 
 from __future__ import annotations
 
@@ -72,5 +72,10 @@ PLANS = {
         "a picture of the plan is an .svg or .html file",
         "The ending of --out says which of the two is written.",
         "Choose one of these endings.",
+    ),
+    "WRPO-C067": Entry(
+        "a report or a comparison cannot be made of what was asked for",
+        "A comparison takes two or more different runs, and the number of quadruples to browse is 0 to 1,000.",
+        "Make the change that the message names.",
     ),
 }

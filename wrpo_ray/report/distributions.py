@@ -1,0 +1,39 @@
+"""Distributions side by side: one small histogram per name, all with the same bins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wrpo_ray.report.histogram import Histogram, drawn_exponent
+from wrpo_ray.report.parts import Chart, Table, number
+
+_QUANTILES = (0.1, 0.5, 0.9)
+
+
+def distributions(
+    name: str, title: str, words: str, x: str, histograms: Mapping[str, Histogram], colours: Mapping[str, int]
+) -> Chart:
+    """Return a chart of one histogram per name; heights are shares of that name's own numbers."""
+    exponent = drawn_exponent(histograms.values())
+    series = [
+        {
+            "name": label,
+            "colour": colours[label],
+            "mean": histogram.mean,
+            "bins": [[low, high, count / histogram.count] for low, high, count in histogram.bins(exponent)],
+        }
+        for label, histogram in histograms.items()
+    ]
+    return Chart(name, title, words, "histogram", {"series": series, "x": x}, _table(histograms))
+
+
+def _table(histograms: Mapping[str, Histogram]) -> Table:
+    heading = ("", "numbers", "mean", "lowest", "10 %", "median", "90 %", "highest", "not finite")
+    rows = [
+        (
+            label, number(each.count), number(each.mean), number(each.low),
+            *(number(each.quantile(share)) for share in _QUANTILES), number(each.high), number(each.num_not_finite),
+        )
+        for label, each in histograms.items()
+    ]  # fmt: skip
+    return Table(heading, tuple(rows))
