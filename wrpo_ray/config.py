@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
+from wrpo_ray.config_ablation import AblationConfig
 from wrpo_ray.config_allocation import RunSamplingConfig
 from wrpo_ray.config_base import Fraction, Frozen, NonNegativeFloat, PositiveFloat, PositiveInt, Slug
 from wrpo_ray.config_endpoint import EndpointConfig, source_type
@@ -370,3 +371,4 @@ class FuseConfig(Frozen):
     prices: PricesConfig = PricesConfig()
     planning: PlanningConfig = PlanningConfig()
     sampling: RunSamplingConfig = RunSamplingConfig()
+    ablation: AblationConfig = AblationConfig()

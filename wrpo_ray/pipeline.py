@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wrpo_ray.ablation_steps import rank_identity, untrained_target
 from wrpo_ray.allocated_steps import Builder, Draws, allocated_scores
 from wrpo_ray.broken_sources import without
 from wrpo_ray.claims import PARTS, engine_claim, scoring_claim, training_claim
@@ -121,8 +122,8 @@ class Pipeline:
         config = self.config
         prompts = self._prompts("prompts", self.checked.prompts)
         scores = self._source_scores(prompts)
-        select = self._select_sft(prompts, scores)
-        sft = self._sft(select)
+        skip_sft = config.ablation.skip_sft
+        sft = self._add(untrained_target(config.target)) if skip_sft else self._sft(self._select_sft(prompts, scores))
         from_sampler = config.wrpo.reference_from_sampler
         target = self._trained(TARGET_SFT, sft)
         target_scores = self._scored(target, prompts, ("preference",), trained_by=sft, with_logps=from_sampler)
@@ -222,9 +223,11 @@ class Pipeline:
         def run(folder: Location) -> StepResult:
             of_sources = [self._folder(step) for step in scores]
             config, given = self.config, self._folder(prompts)
-            return select_sft(given, of_sources, self.source_names, config.rows, folder, config.faults)
+            return select_sft(given, of_sources, self.source_names, config.rows, folder, config.faults, rank)
 
-        return self._add(Step("select_sft", self._selection_identity(), (prompts, *scores), run, _SCRATCH, claim=PARTS))
+        rank = self.config.ablation.sft_source_rank
+        identity = self._selection_identity() | rank_identity(rank)
+        return self._add(Step("select_sft", identity, (prompts, *scores), run, _SCRATCH, claim=PARTS))
 
     def _selection_identity(self) -> dict[str, Any]:
         # Dropped or quarantined, a row is left out; which of both decides about the budget alone.
@@ -256,10 +259,11 @@ class Pipeline:
         def run(folder: Location) -> StepResult:
             of_sources, of_target = [self._folder(step) for step in scores], self._folder(target_scores)
             config, given = self.config, self._folder(prompts)
-            return fuse(given, of_sources, of_target, self.source_names, config.rows, folder, config.faults)
+            return fuse(given, of_sources, of_target, self.source_names, config.rows, folder, config.faults, rank)
 
-        inputs = (prompts, *scores, target_scores)
-        return self._add(Step("fuse", self._selection_identity(), inputs, run, _SCRATCH, claim=PARTS))
+        rank, inputs = self.config.ablation.source_rank, (prompts, *scores, target_scores)
+        identity = self._selection_identity() | rank_identity(rank)
+        return self._add(Step("fuse", identity, inputs, run, _SCRATCH, claim=PARTS))
 
     def _reference(self, quadruples: Step, sft: Step, drawn: Step | None) -> Step:
         """Add the step of the reference's log-probs; `drawn` gave those of y_wt and y_l, if it is to."""

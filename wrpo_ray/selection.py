@@ -45,13 +45,24 @@ def is_usable(response: ScoredResponse, rows: RowsConfig) -> bool:
 def best_source(
     responses: Iterable[ScoredResponse], source_order: Sequence[str], rows: RowsConfig
 ) -> ScoredResponse | None:
-    """Return y_ws: the highest reward over all samples of all sources, or None when no response is usable.
+    """Return y_ws: the highest reward over all samples of all sources, or None when no response is usable."""
+    return next(iter(best_sources(responses, source_order, rows, 1)), None)
+
+
+def best_sources(
+    responses: Iterable[ScoredResponse], source_order: Sequence[str], rows: RowsConfig, count: int
+) -> list[ScoredResponse]:
+    """Return up to `count` source responses of different texts, the highest reward first.
 
     Ties: the source that the config lists first, then the lowest sample_index (WRPO section 3: arg max, no tie rule).
     """
-    rank = {name: number for number, name in enumerate(source_order)}
+    place = {name: number for number, name in enumerate(source_order)}
     usable = [response for response in responses if is_usable(response, rows)]
-    return min(usable, key=lambda r: (-r.reward, rank[r.source], r.sample_index), default=None)
+    usable.sort(key=lambda r: (-r.reward, place[r.source], r.sample_index))
+    of_text: dict[str, ScoredResponse] = {}
+    for response in usable:
+        of_text.setdefault(response.text, response)
+    return list(of_text.values())[:count]
 
 
 def has_two_usable(responses: Iterable[ScoredResponse], rows: RowsConfig) -> bool:

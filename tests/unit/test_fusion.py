@@ -188,3 +188,26 @@ def test_load_dataset_reads_quadruples_and_exports(tmp_path: Path) -> None:
             "rejected": [{"content": "l", "role": "assistant"}],
         }
     ]
+
+
+def test_rank_2_takes_the_second_best_over_all_sources_and_leaves_out_prompts_without_one(tmp_path: Path) -> None:
+    layout = RunLayout(locate(tmp_path))
+    given = prompts(layout, {"p1": "preference", "p2": "preference", "p3": "preference", "s": "sft"})
+    same = {"p3": ["only"] * 9}
+    a = scored(layout, "a", {"p1": [0.1, 0.9], "p2": [0.9, 0.8], "p3": [0.5, 0.4], "s": [1.0]}, same)
+    b = scored(layout, "b", {"p2": [0.4, 0.85], "p1": [0.3, 0.2], "p3": [0.6], "s": [0.5, 0.7]}, same)
+    t = scored(layout, "t", {"p1": [0.0, 1.0], "p2": [0.0, 1.0], "p3": [0.0, 1.0]})
+    rows = RowsConfig(max_fraction=1.0, responses_identical="keep")
+
+    def chosen(rank: int) -> list[tuple[str, str]]:
+        fuse_step = Step(
+            "fuse", {"r": rank}, (), lambda folder: fuse(given, [a, b], t, ["a", "b"], rows, folder, None, rank)
+        )
+        execute(fuse_step, layout, {})
+        return [(row.prompt_id, row.source_chosen) for row in read_rows(fuse_step.folder(layout), Quadruple)]
+
+    assert chosen(1) == [("p1", "a-p1-1"), ("p2", "a-p2-0"), ("p3", "only")]
+    assert chosen(2) == [("p1", "b-p1-0"), ("p2", "b-p2-1")]
+    step = Step("sel", {}, (), lambda folder: select_sft(given, [a, b], ["a", "b"], rows, folder, None, 2))
+    execute(step, layout, {})
+    assert [row.response for row in read_rows(step.folder(layout), SFTExample)] == ["b-s-1"]
