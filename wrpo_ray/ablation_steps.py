@@ -12,6 +12,7 @@ from typing import Any
 from wrpo_ray.config import ModelConfig
 from wrpo_ray.data.model_files import NOT_LOADED
 from wrpo_ray.models import absolute_path, in_object_store, is_local, local_model, model_identity, tokenizer_of
+from wrpo_ray.selection import SourceChoice
 from wrpo_ray.steps import Step, StepResult
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
@@ -19,9 +20,10 @@ from wrpo_ray.storage.manifest import FileEntry
 _SCRATCH = "scratch"
 
 
-def rank_identity(rank: int) -> dict[str, Any]:
-    """Return what a step's identity says of the rank of source responses: nothing of the method's own."""
-    return {} if rank == 1 else {"source_rank": rank}
+def choice_identity(choice: SourceChoice) -> dict[str, Any]:
+    """Return what a step's identity says of its choice of source responses: nothing of the method's own."""
+    rank = {} if choice.rank == 1 else {"source_rank": choice.rank}
+    return rank | ({"source_rejected": True} if choice.may_be_rejected else {})
 
 
 def untrained_target(target: ModelConfig) -> Step:

@@ -20,5 +20,9 @@ class AblationConfig(Frozen):
     """Which of all source responses is y_ws: 1 the best, 2 the best of those with another text (paper: Table 9)."""
     sft_source_rank: Rank = 1
     """The same for the examples of SFT; the paper does not say whether its rank 2 meant these too."""
+    source_rejected: bool = False
+    """y_l is the worst response of target and sources together, not of the target alone: our reading of Table 10.
+
+    How the paper's y_ls enters its loss is not known; it may be a term of its own, which there is none of here."""
     skip_sft: bool = False
     """Target-SFT is the target as it is (paper: Figure 4); the prompts of the SFT part are then not trained on."""

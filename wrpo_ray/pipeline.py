@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wrpo_ray.ablation_steps import rank_identity, untrained_target
+from wrpo_ray.ablation_steps import choice_identity, untrained_target
 from wrpo_ray.allocated_steps import Builder, Draws, allocated_scores
 from wrpo_ray.broken_sources import without
 from wrpo_ray.claims import PARTS, engine_claim, scoring_claim, training_claim
@@ -46,7 +46,7 @@ from wrpo_ray.prompts import PromptSet, load_prompts
 from wrpo_ray.quarantine import policy
 from wrpo_ray.reuse import require_runs, run_to_reuse
 from wrpo_ray.schema import Split
-from wrpo_ray.selection import RESPONSE_CODES
+from wrpo_ray.selection import RESPONSE_CODES, SourceChoice
 from wrpo_ray.steps import Step, StepResult, complete, digest
 from wrpo_ray.storage.location import Location, json_bytes
 from wrpo_ray.storage.manifest import layout_of, read_manifest, verify_files
@@ -223,10 +223,10 @@ class Pipeline:
         def run(folder: Location) -> StepResult:
             of_sources = [self._folder(step) for step in scores]
             config, given = self.config, self._folder(prompts)
-            return select_sft(given, of_sources, self.source_names, config.rows, folder, config.faults, rank)
+            return select_sft(given, of_sources, self.source_names, config.rows, folder, config.faults, choice)
 
-        rank = self.config.ablation.sft_source_rank
-        identity = self._selection_identity() | rank_identity(rank)
+        choice = SourceChoice(self.config.ablation.sft_source_rank)
+        identity = self._selection_identity() | choice_identity(choice)
         return self._add(Step("select_sft", identity, (prompts, *scores), run, _SCRATCH, claim=PARTS))
 
     def _selection_identity(self) -> dict[str, Any]:
@@ -259,10 +259,10 @@ class Pipeline:
         def run(folder: Location) -> StepResult:
             of_sources, of_target = [self._folder(step) for step in scores], self._folder(target_scores)
             config, given = self.config, self._folder(prompts)
-            return fuse(given, of_sources, of_target, self.source_names, config.rows, folder, config.faults, rank)
+            return fuse(given, of_sources, of_target, self.source_names, config.rows, folder, config.faults, choice)
 
-        rank, inputs = self.config.ablation.source_rank, (prompts, *scores, target_scores)
-        identity = self._selection_identity() | rank_identity(rank)
+        choice = SourceChoice(self.config.ablation.source_rank, self.config.ablation.source_rejected)
+        identity, inputs = self._selection_identity() | choice_identity(choice), (prompts, *scores, target_scores)
         return self._add(Step("fuse", identity, inputs, run, _SCRATCH, claim=PARTS))
 
     def _reference(self, quadruples: Step, sft: Step, drawn: Step | None) -> Step:

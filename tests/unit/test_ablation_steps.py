@@ -56,11 +56,15 @@ def changed(folder: Path, *overrides: str) -> set[str]:
 
 
 def test_the_defaults_written_out_change_nothing(folder: Path) -> None:
-    assert changed(folder, "ablation={source_rank: 1, sft_source_rank: 1, skip_sft: false}") == set()
+    assert (
+        changed(folder, "ablation={source_rank: 1, sft_source_rank: 1, source_rejected: false, skip_sft: false}")
+        == set()
+    )
 
 
 def test_a_rank_is_for_its_own_part_of_the_prompts(folder: Path) -> None:
     assert changed(folder, "ablation.source_rank=2") == {"fuse", "reference", "wrpo", "export"}
+    assert changed(folder, "ablation.source_rejected=true") == {"fuse", "reference", "wrpo", "export"}
     assert changed(folder, "ablation.sft_source_rank=2") == {"select_sft", "sft", *AFTER_SFT}
 
 

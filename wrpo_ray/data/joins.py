@@ -19,7 +19,18 @@ from wrpo_ray.data.parts import Part, PartDone
 from wrpo_ray.data.ranges import FilesOf
 from wrpo_ray.quarantine import policy
 from wrpo_ray.schema import Prompt, Quadruple, ScoredResponse, SFTExample, Split, to_rows
-from wrpo_ray.selection import TargetPair, best_sources, by_prompt, has_two_usable, response_code, target_pair
+from wrpo_ray.selection import (
+    THE_METHODS,
+    SourceChoice,
+    TargetPair,
+    best_sources,
+    by_prompt,
+    has_two_usable,
+    response_code,
+    target_pair,
+    with_worse_rejected,
+    worst_source,
+)
 from wrpo_ray.storage.ledger import QuarantinedRow, quarantine_lines
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.tables import write_file, write_rows
@@ -34,7 +45,7 @@ _MAX_NAMED = 10
 class Join:
     """What one part is joined from: prompts of a range, and the files that can hold responses to them.
 
-    source_rank: which of the source responses is chosen, 1 for the best.
+    choice: what source responses are taken for.
     """
 
     part: Part
@@ -45,7 +56,7 @@ class Join:
     source_order: tuple[str, ...]
     rows: RowsConfig
     folder: Location
-    source_rank: int = 1
+    choice: SourceChoice = THE_METHODS
 
 
 @dataclass
@@ -95,6 +106,8 @@ def fuse_part(join: Join) -> PartDone:
     ids = [prompt.prompt_id for prompt in selected]
     best = best_responses(join, ids, findings)
     pairs = _target_pairs(join.target, ids, findings)
+    if join.choice.may_be_rejected:
+        pairs = _with_source_rejected(join, pairs, best)
     outcomes = {prompt_id: _outcome(prompt_id, best, pairs) for prompt_id in ids}
     quadruples = [
         _quadruple(prompt, best[prompt.prompt_id], pair)
@@ -113,7 +126,7 @@ def best_responses(join: Join, wanted: Sequence[str], findings: Findings) -> dic
         findings.look_at(rows)
         for prompt_id, responses in by_prompt(rows).items():
             known = [*held[prompt_id], *responses]
-            held[prompt_id] = best_sources(known, join.source_order, findings.rows, join.source_rank)
+            held[prompt_id] = best_sources(known, join.source_order, findings.rows, join.choice.rank)
             counts[prompt_id] += len(responses)
             text = texts.setdefault(prompt_id, responses[0].text)
             if any(response.text != text for response in responses):
@@ -123,9 +136,9 @@ def best_responses(join: Join, wanted: Sequence[str], findings: Findings) -> dic
         findings.note(prompt_id, "responses_identical")
     left_out = identical if policy("responses_identical", findings.rows) != "keep" else set()
     return {
-        prompt_id: ranked[join.source_rank - 1]
+        prompt_id: ranked[join.choice.rank - 1]
         for prompt_id, ranked in held.items()
-        if len(ranked) >= join.source_rank and prompt_id not in left_out
+        if len(ranked) >= join.choice.rank and prompt_id not in left_out
     }
 
 
@@ -137,6 +150,24 @@ def _target_pairs(scored: FilesOf, wanted: Sequence[str], findings: Findings) ->
             if has_two_usable(responses, findings.rows):
                 pairs[prompt_id] = target_pair(responses, findings.rows)
     return pairs
+
+
+def _with_source_rejected(
+    join: Join, pairs: Mapping[str, TargetPair | None], best: Mapping[str, ScoredResponse]
+) -> dict[str, TargetPair | None]:
+    """Return the pairs with y_l from the sources where the worst of theirs is worse than the target's."""
+    worst: dict[str, ScoredResponse] = {}
+    for rows in _responses(join.sources, list(best)):
+        for prompt_id, responses in by_prompt(rows).items():
+            held = [worst[prompt_id]] if prompt_id in worst else []
+            if (found := worst_source([*held, *responses], join.source_order, join.rows)) is not None:
+                worst[prompt_id] = found
+    return {
+        prompt_id: with_worse_rejected(pair, best[prompt_id], worst[prompt_id])
+        if pair is not None and prompt_id in worst
+        else pair
+        for prompt_id, pair in pairs.items()
+    }
 
 
 def _responses(scored: Iterable[FilesOf], wanted: Sequence[str]) -> Iterable[list[ScoredResponse]]:
