@@ -25,10 +25,16 @@ def cluster_address(config: RayConfig) -> str:
 
 @contextmanager
 def connected(config: RayConfig) -> Iterator[None]:
-    """Connect to the cluster of `config`, and end the local one that this started, if it did."""
+    """Connect to the cluster of `config`, and end the local one that this started, if it did.
+
+    Inside of itself it does nothing: the runs of a study share one session.
+    """
     import ray
     from ray.data import DataContext
 
+    if ray.is_initialized():
+        yield
+        return
     address = cluster_address(config)
     # Ray is pinned; data.replicas has no other way to name the replicas of Ray Data's pools before 2.64.
     warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")

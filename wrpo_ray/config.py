@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
+from wrpo_ray.config_ablation import AblationConfig
 from wrpo_ray.config_allocation import RunSamplingConfig
 from wrpo_ray.config_base import Fraction, Frozen, NonNegativeFloat, PositiveFloat, PositiveInt, Slug
 from wrpo_ray.config_evaluation import JudgeConfig
@@ -292,3 +293,4 @@ class FuseConfig(Frozen):
     prices: PricesConfig = PricesConfig()
     planning: PlanningConfig = PlanningConfig()
     sampling: RunSamplingConfig = RunSamplingConfig()
+    ablation: AblationConfig = AblationConfig()

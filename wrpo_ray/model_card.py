@@ -78,9 +78,9 @@ def _reward(config: FuseConfig) -> str:
 
 def _data(config: FuseConfig, summaries: Mapping[str, Mapping[str, Any]]) -> str:
     prompts, sft, fuse = (summaries.get(name, {}) for name in ("prompts", "select_sft", "fuse"))
+    examples = "no SFT" if config.ablation.skip_sft else f"{sft.get('num_examples')} examples for SFT"
     return (
-        f"## Data\n\n{prompts.get('num_prompts')} prompts of `{Path(config.prompts.path).name}`; "
-        f"{sft.get('num_examples')} examples for SFT, "
+        f"## Data\n\n{prompts.get('num_prompts')} prompts of `{Path(config.prompts.path).name}`; {examples}, "
         f"{fuse.get('num_quadruples')} quadruples for WRPO ({fuse.get('num_target_responses_tie')} prompts whose "
         "target responses tie gave none)."
     )

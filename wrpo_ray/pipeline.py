@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wrpo_ray.ablation_steps import choice_identity, untrained_target
 from wrpo_ray.allocated_steps import Builder, Draws, allocated_scores
 from wrpo_ray.broken_sources import without
 from wrpo_ray.claims import PARTS, engine_claim, scoring_claim, training_claim
@@ -44,7 +45,7 @@ from wrpo_ray.prompts import PromptSet, load_prompts
 from wrpo_ray.quarantine import policy
 from wrpo_ray.reuse import require_runs, run_to_reuse
 from wrpo_ray.schema import Split
-from wrpo_ray.selection import RESPONSE_CODES
+from wrpo_ray.selection import RESPONSE_CODES, SourceChoice
 from wrpo_ray.steps import EVALUATION, Step, StepResult, complete, digest, is_meant
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import layout_of, read_manifest, verify_files
@@ -119,8 +120,8 @@ class Pipeline:
         config = self.config
         prompts = self._prompts("prompts", self.checked.prompts)
         scores = self._source_scores(prompts)
-        select = self._select_sft(prompts, scores)
-        sft = self._sft(select)
+        skip_sft = config.ablation.skip_sft
+        sft = self._add(untrained_target(config.target)) if skip_sft else self._sft(self._select_sft(prompts, scores))
         from_sampler = config.wrpo.reference_from_sampler
         target = self._trained(TARGET_SFT, sft)
         target_scores = self._scored(target, prompts, ("preference",), trained_by=sft, with_logps=from_sampler)
@@ -220,9 +221,11 @@ class Pipeline:
         def run(folder: Location) -> StepResult:
             of_sources = [self._folder(step) for step in scores]
             config, given = self.config, self._folder(prompts)
-            return select_sft(given, of_sources, self.source_names, config.rows, folder, config.faults)
+            return select_sft(given, of_sources, self.source_names, config.rows, folder, config.faults, choice)
 
-        return self._add(Step("select_sft", self._selection_identity(), (prompts, *scores), run, _SCRATCH, claim=PARTS))
+        choice = SourceChoice(self.config.ablation.sft_source_rank)
+        identity = self._selection_identity() | choice_identity(choice)
+        return self._add(Step("select_sft", identity, (prompts, *scores), run, _SCRATCH, claim=PARTS))
 
     def _selection_identity(self) -> dict[str, Any]:
         # Dropped or quarantined, a row is left out; which of both decides about the budget alone.
@@ -254,10 +257,11 @@ class Pipeline:
         def run(folder: Location) -> StepResult:
             of_sources, of_target = [self._folder(step) for step in scores], self._folder(target_scores)
             config, given = self.config, self._folder(prompts)
-            return fuse(given, of_sources, of_target, self.source_names, config.rows, folder, config.faults)
+            return fuse(given, of_sources, of_target, self.source_names, config.rows, folder, config.faults, choice)
 
-        inputs = (prompts, *scores, target_scores)
-        return self._add(Step("fuse", self._selection_identity(), inputs, run, _SCRATCH, claim=PARTS))
+        choice = SourceChoice(self.config.ablation.source_rank, self.config.ablation.source_rejected)
+        identity, inputs = self._selection_identity() | choice_identity(choice), (prompts, *scores, target_scores)
+        return self._add(Step("fuse", identity, inputs, run, _SCRATCH, claim=PARTS))
 
     def _reference(self, quadruples: Step, sft: Step, drawn: Step | None) -> Step:
         """Add the step of the reference's log-probs; `drawn` gave those of y_wt and y_l, if it is to."""

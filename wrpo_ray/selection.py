@@ -18,6 +18,16 @@ from wrpo_ray.schema import ScoredResponse
 RESPONSE_CODES = ("response_empty", "response_special_tokens_only", "response_cut", "responses_identical")
 
 
+class SourceChoice(NamedTuple):
+    """What source responses are taken for (config section `ablation`): y_ws is that of `rank`, and y_l may be one."""
+
+    rank: int = 1
+    may_be_rejected: bool = False
+
+
+THE_METHODS = SourceChoice()
+
+
 class TargetPair(NamedTuple):
     """y_wt and y_l of one prompt."""
 
@@ -45,13 +55,43 @@ def is_usable(response: ScoredResponse, rows: RowsConfig) -> bool:
 def best_source(
     responses: Iterable[ScoredResponse], source_order: Sequence[str], rows: RowsConfig
 ) -> ScoredResponse | None:
-    """Return y_ws: the highest reward over all samples of all sources, or None when no response is usable.
+    """Return y_ws: the highest reward over all samples of all sources, or None when no response is usable."""
+    return next(iter(best_sources(responses, source_order, rows, 1)), None)
+
+
+def best_sources(
+    responses: Iterable[ScoredResponse], source_order: Sequence[str], rows: RowsConfig, count: int
+) -> list[ScoredResponse]:
+    """Return up to `count` source responses of different texts, the highest reward first.
 
     Ties: the source that the config lists first, then the lowest sample_index (WRPO section 3: arg max, no tie rule).
     """
-    rank = {name: number for number, name in enumerate(source_order)}
+    place = {name: number for number, name in enumerate(source_order)}
     usable = [response for response in responses if is_usable(response, rows)]
-    return min(usable, key=lambda r: (-r.reward, rank[r.source], r.sample_index), default=None)
+    usable.sort(key=lambda r: (-r.reward, place[r.source], r.sample_index))
+    of_text: dict[str, ScoredResponse] = {}
+    for response in usable:
+        of_text.setdefault(response.text, response)
+    return list(of_text.values())[:count]
+
+
+def worst_source(
+    responses: Iterable[ScoredResponse], source_order: Sequence[str], rows: RowsConfig
+) -> ScoredResponse | None:
+    """Return the usable source response of the lowest reward, or None; ties as in best_sources."""
+    place = {name: number for number, name in enumerate(source_order)}
+    usable = [response for response in responses if is_usable(response, rows)]
+    return min(usable, key=lambda r: (r.reward, place[r.source], r.sample_index), default=None)
+
+
+def with_worse_rejected(pair: TargetPair, chosen: ScoredResponse, worst: ScoredResponse) -> TargetPair:
+    """Return the pair with the worst source response as y_l where that is worse than the target's own.
+
+    Never one whose text is chosen, as y_ws (`chosen`) or y_wt: it cannot be rejected at once.
+    """
+    if worst.reward >= pair.rejected.reward or worst.text in (chosen.text, pair.chosen.text):
+        return pair
+    return TargetPair(pair.chosen, worst)
 
 
 def has_two_usable(responses: Iterable[ScoredResponse], rows: RowsConfig) -> bool:

@@ -7,7 +7,11 @@ import pytest
 
 from wrpo_ray.config_file import dump_config, load_config, parse_config
 
-CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
+CONFIGS = sorted(
+    path
+    for path in (Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml")
+    if not path.name.startswith("study_")
+)
 PAPER = next(path for path in CONFIGS if path.name == "llama3_8b.yaml")
 
 

@@ -10,6 +10,7 @@ from wrpo_ray.data.exporters import to_trl_preference, to_wrpo_release
 from wrpo_ray.data.fusion import fuse, select_sft
 from wrpo_ray.errors import QuarantineError
 from wrpo_ray.schema import Prompt, Quadruple, ScoredResponse, SFTExample
+from wrpo_ray.selection import SourceChoice
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import Manifest, RunLayout
@@ -188,3 +189,53 @@ def test_load_dataset_reads_quadruples_and_exports(tmp_path: Path) -> None:
             "rejected": [{"content": "l", "role": "assistant"}],
         }
     ]
+
+
+def test_rank_2_takes_the_second_best_over_all_sources_and_leaves_out_prompts_without_one(tmp_path: Path) -> None:
+    layout = RunLayout(locate(tmp_path))
+    given = prompts(layout, {"p1": "preference", "p2": "preference", "p3": "preference", "s": "sft"})
+    same = {"p3": ["only"] * 9}
+    a = scored(layout, "a", {"p1": [0.1, 0.9], "p2": [0.9, 0.8], "p3": [0.5, 0.4], "s": [1.0]}, same)
+    b = scored(layout, "b", {"p2": [0.4, 0.85], "p1": [0.3, 0.2], "p3": [0.6], "s": [0.5, 0.7]}, same)
+    t = scored(layout, "t", {"p1": [0.0, 1.0], "p2": [0.0, 1.0], "p3": [0.0, 1.0]})
+    rows = RowsConfig(max_fraction=1.0, responses_identical="keep")
+
+    def chosen(rank: int) -> list[tuple[str, str]]:
+        fuse_step = Step(
+            "fuse",
+            {"r": rank},
+            (),
+            lambda folder: fuse(given, [a, b], t, ["a", "b"], rows, folder, None, SourceChoice(rank)),
+        )
+        execute(fuse_step, layout, {})
+        return [(row.prompt_id, row.source_chosen) for row in read_rows(fuse_step.folder(layout), Quadruple)]
+
+    assert chosen(1) == [("p1", "a-p1-1"), ("p2", "a-p2-0"), ("p3", "only")]
+    assert chosen(2) == [("p1", "b-p1-0"), ("p2", "b-p2-1")]
+    step = Step(
+        "sel", {}, (), lambda folder: select_sft(given, [a, b], ["a", "b"], rows, folder, None, SourceChoice(2))
+    )
+    execute(step, layout, {})
+    assert [row.response for row in read_rows(step.folder(layout), SFTExample)] == ["b-s-1"]
+
+
+def test_the_worst_of_target_and_sources_is_rejected_unless_it_is_chosen(tmp_path: Path) -> None:
+    layout = RunLayout(locate(tmp_path))
+    given = prompts(layout, {f"p{number}": "preference" for number in range(1, 6)})
+    # p1: b's is worst. p2: the target's is worst. p3: a tie, the target's stays. p4: the one source response is y_ws.
+    # p5: the worst source response says what y_wt says.
+    a = scored(layout, "a", {"p1": [0.3, 0.9], "p2": [0.5], "p3": [0.1, 0.8], "p4": [-1.0], "p5": [0.9]})
+    texts = {"p5": ["same"] * 9}
+    b = scored(layout, "b", {"p1": [-0.5, 0.2], "p2": [float("nan")], "p3": [0.4], "p5": [-2.0]}, texts)
+    t = scored(layout, "t", {f"p{number}": [0.1, 1.0] for number in range(1, 6)}, {"p5": ["low", "same"]})
+
+    def run(folder: Location) -> StepResult:
+        return fuse(given, [a, b], t, ["a", "b"], ROWS, folder, None, SourceChoice(may_be_rejected=True))
+
+    step = Step("fuse", {}, (), run)
+    execute(step, layout, {})
+    rows = {row.prompt_id: row for row in read_rows(step.folder(layout), Quadruple)}
+    assert {name: (row.rejected, row.rejected_reward) for name, row in rows.items()} == {
+        "p1": ("b-p1-0", -0.5), "p2": ("t-p2-0", 0.1), "p3": ("t-p3-0", 0.1), "p4": ("t-p4-0", 0.1), "p5": ("low", 0.1),
+    }  # fmt: skip
+    assert {row.target_chosen_reward for row in rows.values()} == {1.0}

@@ -98,3 +98,11 @@ def test_cut_responses_are_left_out_on_request() -> None:
     cut = ScoredResponse("p", "s", 0, "cut", "length", 9, 5.0)
     assert best_source([cut], ["s"]) == cut
     assert selection.best_source([cut], ["s"], RowsConfig(response_cut="drop")) is None
+
+
+def test_the_second_best_has_another_text_than_the_best_in_any_order() -> None:
+    rows = [response("a", 0, 0.9, "x"), response("b", 1, 0.9, "x"), response("b", 0, 0.5), response("a", 1, 0.5)]
+    for order in itertools.permutations(rows):
+        ranked = selection.best_sources(order, ["a", "b"], ROWS, 2)
+        assert [(each.source, each.sample_index) for each in ranked] == [("a", 0), ("a", 1)]
+    assert len(selection.best_sources(rows[:2], ["a", "b"], ROWS, 2)) == 1

@@ -12,6 +12,7 @@ from wrpo_ray.data.ranges import FilesByRange, FilesOf, content_of, files_of, gr
 from wrpo_ray.errors import DataError
 from wrpo_ray.quarantine import Account, policy, require_within_budget
 from wrpo_ray.schema import Split
+from wrpo_ray.selection import THE_METHODS, SourceChoice
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
@@ -27,9 +28,10 @@ def select_sft(
     rows: RowsConfig,
     folder: Location,
     faults: FaultsConfig | None = None,
+    choice: SourceChoice = THE_METHODS,
 ) -> StepResult:
-    """Write one SFTExample per prompt of the SFT split and return the counts."""
-    joins = _joins("sft", prompts, scored, None, source_order, rows, folder)
+    """Write one SFTExample per prompt of the SFT split and return the counts; choice: see Join."""
+    joins = _joins("sft", prompts, scored, None, source_order, rows, folder, choice)
     done = _made(joins, select_part, folder, faults)
     files = _files(folder, "select_sft", done, rows)
     outcomes, codes = total(done, "outcomes"), total(done, "codes")
@@ -56,9 +58,13 @@ def fuse(
     rows: RowsConfig,
     folder: Location,
     faults: FaultsConfig | None = None,
+    choice: SourceChoice = THE_METHODS,
 ) -> StepResult:
-    """Write one Quadruple per prompt of the preference split that has all of y_ws, y_wt and y_l; return the counts."""
-    joins = _joins("preference", prompts, source_scored, target_scored, source_order, rows, folder)
+    """Write one Quadruple per prompt of the preference split that has all of y_ws, y_wt and y_l; return the counts.
+
+    choice: see Join.
+    """
+    joins = _joins("preference", prompts, source_scored, target_scored, source_order, rows, folder, choice)
     done = _made(joins, fuse_part, folder, faults)
     files = _files(folder, "fuse", done, rows)
     outcomes = total(done, "outcomes")
@@ -88,7 +94,7 @@ def best_share(winners: Mapping[str, int], source_order: Sequence[str]) -> dict[
 
 def _joins(
     split: Split, prompts: Location, scored: Sequence[Location], target_scored: Location | None,
-    source_order: Sequence[str], rows: RowsConfig, folder: Location,
+    source_order: Sequence[str], rows: RowsConfig, folder: Location, choice: SourceChoice,
 ) -> list[Join]:  # fmt: skip
     """Return one join per range of prompts: of all other steps only the files that can match."""
     ranges = grouped(files_of(prompts), PROMPTS_PER_PART)
@@ -98,7 +104,8 @@ def _joins(
     for number, of_range in enumerate(ranges):
         read = [files.that_may_hold(of_range.key_range) for files in steps]
         part = Part(number, len(ranges), content_of([of_range, *read]), of_range.num_rows)
-        joins.append(Join(part, split, of_range, tuple(read[:-1]), read[-1], tuple(source_order), rows, folder))
+        order, target_files = tuple(source_order), read[-1]
+        joins.append(Join(part, split, of_range, tuple(read[:-1]), target_files, order, rows, folder, choice))
     return joins
 
 

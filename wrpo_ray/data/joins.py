@@ -19,7 +19,18 @@ from wrpo_ray.data.parts import Part, PartDone
 from wrpo_ray.data.ranges import FilesOf
 from wrpo_ray.quarantine import policy
 from wrpo_ray.schema import Prompt, Quadruple, ScoredResponse, SFTExample, Split, to_rows
-from wrpo_ray.selection import TargetPair, best_source, by_prompt, has_two_usable, response_code, target_pair
+from wrpo_ray.selection import (
+    THE_METHODS,
+    SourceChoice,
+    TargetPair,
+    best_sources,
+    by_prompt,
+    has_two_usable,
+    response_code,
+    target_pair,
+    with_worse_rejected,
+    worst_source,
+)
 from wrpo_ray.storage.ledger import QuarantinedRow, quarantine_lines
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.tables import write_file, write_rows
@@ -32,7 +43,10 @@ _MAX_NAMED = 10
 
 @dataclass(frozen=True)
 class Join:
-    """What one part is joined from: prompts of a range, and the files that can hold responses to them."""
+    """What one part is joined from: prompts of a range, and the files that can hold responses to them.
+
+    choice: what source responses are taken for.
+    """
 
     part: Part
     split: Split
@@ -42,6 +56,7 @@ class Join:
     source_order: tuple[str, ...]
     rows: RowsConfig
     folder: Location
+    choice: SourceChoice = THE_METHODS
 
 
 @dataclass
@@ -73,7 +88,7 @@ class Findings:
 def select_part(join: Join) -> PartDone:
     """Write the SFT examples of one range of prompts."""
     selected, findings = _selected(join), Findings(join.rows)
-    best = best_responses(join.sources, join.source_order, [prompt.prompt_id for prompt in selected], findings)
+    best = best_responses(join, [prompt.prompt_id for prompt in selected], findings)
     examples = [
         SFTExample(prompt.prompt_id, prompt.messages, chosen.text, chosen.source, chosen.reward, chosen.finish_reason)
         for prompt in selected
@@ -89,8 +104,10 @@ def fuse_part(join: Join) -> PartDone:
     """Write the quadruples of one range of prompts."""
     selected, findings = _selected(join), Findings(join.rows)
     ids = [prompt.prompt_id for prompt in selected]
-    best = best_responses(join.sources, join.source_order, ids, findings)
+    best = best_responses(join, ids, findings)
     pairs = _target_pairs(join.target, ids, findings)
+    if join.choice.may_be_rejected:
+        pairs = _with_source_rejected(join, pairs, best)
     outcomes = {prompt_id: _outcome(prompt_id, best, pairs) for prompt_id in ids}
     quadruples = [
         _quadruple(prompt, best[prompt.prompt_id], pair)
@@ -100,20 +117,16 @@ def fuse_part(join: Join) -> PartDone:
     return _written(join, quadruples, Quadruple, outcomes, findings)
 
 
-def best_responses(
-    scored: Iterable[FilesOf], source_order: Sequence[str], wanted: Sequence[str], findings: Findings
-) -> dict[str, ScoredResponse]:
-    """Return y_ws of every prompt in `wanted` that has a usable source response, over all files in `scored`."""
-    best: dict[str, ScoredResponse] = {}
+def best_responses(join: Join, wanted: Sequence[str], findings: Findings) -> dict[str, ScoredResponse]:
+    """Return y_ws of every prompt in `wanted` that has a usable source response of its rank, over all sources."""
+    held: defaultdict[str, list[ScoredResponse]] = defaultdict(list)
     texts: dict[str, str | None] = {}
     counts: Counter[str] = Counter()
-    for rows in _responses(scored, wanted):
+    for rows in _responses(join.sources, wanted):
         findings.look_at(rows)
         for prompt_id, responses in by_prompt(rows).items():
-            held = [best[prompt_id]] if prompt_id in best else []
-            winner = best_source([*held, *responses], source_order, findings.rows)
-            if winner is not None:
-                best[prompt_id] = winner
+            known = [*held[prompt_id], *responses]
+            held[prompt_id] = best_sources(known, join.source_order, findings.rows, join.choice.rank)
             counts[prompt_id] += len(responses)
             text = texts.setdefault(prompt_id, responses[0].text)
             if any(response.text != text for response in responses):
@@ -121,9 +134,12 @@ def best_responses(
     identical = {prompt_id for prompt_id, text in texts.items() if text is not None and counts[prompt_id] > 1}
     for prompt_id in sorted(identical):
         findings.note(prompt_id, "responses_identical")
-    if policy("responses_identical", findings.rows) != "keep":
-        best = {prompt_id: winner for prompt_id, winner in best.items() if prompt_id not in identical}
-    return best
+    left_out = identical if policy("responses_identical", findings.rows) != "keep" else set()
+    return {
+        prompt_id: ranked[join.choice.rank - 1]
+        for prompt_id, ranked in held.items()
+        if len(ranked) >= join.choice.rank and prompt_id not in left_out
+    }
 
 
 def _target_pairs(scored: FilesOf, wanted: Sequence[str], findings: Findings) -> dict[str, TargetPair | None]:
@@ -134,6 +150,24 @@ def _target_pairs(scored: FilesOf, wanted: Sequence[str], findings: Findings) ->
             if has_two_usable(responses, findings.rows):
                 pairs[prompt_id] = target_pair(responses, findings.rows)
     return pairs
+
+
+def _with_source_rejected(
+    join: Join, pairs: Mapping[str, TargetPair | None], best: Mapping[str, ScoredResponse]
+) -> dict[str, TargetPair | None]:
+    """Return the pairs with y_l from the sources where the worst of theirs is worse than the target's."""
+    worst: dict[str, ScoredResponse] = {}
+    for rows in _responses(join.sources, list(best)):
+        for prompt_id, responses in by_prompt(rows).items():
+            held = [worst[prompt_id]] if prompt_id in worst else []
+            if (found := worst_source([*held, *responses], join.source_order, join.rows)) is not None:
+                worst[prompt_id] = found
+    return {
+        prompt_id: with_worse_rejected(pair, best[prompt_id], worst[prompt_id])
+        if pair is not None and prompt_id in worst
+        else pair
+        for prompt_id, pair in pairs.items()
+    }
 
 
 def _responses(scored: Iterable[FilesOf], wanted: Sequence[str]) -> Iterable[list[ScoredResponse]]:

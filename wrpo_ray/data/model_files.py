@@ -19,7 +19,7 @@ _DISK_LEFT = 0.1
 # Of the memory that is free: engines and their pinned buffers need the rest.
 _MEMORY_SHARE = 0.5
 _WEIGHTS = "*.safetensors"
-_NOT_LOADED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "original/*")
+NOT_LOADED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "original/*")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _from_hub(files: ModelFiles) -> Fetched:
     if (why := _no_room(Path(HF_HUB_CACHE), num_bytes)) is not None:
         return Fetched(skipped=why)
     # Downloads of one file by several processes wait for each other: the hub's cache has a lock per file.
-    snapshot_download(files.path, revision=files.revision, ignore_patterns=list(_NOT_LOADED))
+    snapshot_download(files.path, revision=files.revision, ignore_patterns=list(NOT_LOADED))
     return Fetched(num_bytes)
 
 

@@ -1,4 +1,4 @@
-"""Codes of planning, adaptive allocation, evaluation and reports: what is not known, or cannot be used."""
+"""Codes of planning, adaptive allocation, evaluation, reports and studies."""
 
 from __future__ import annotations
 
@@ -67,6 +67,17 @@ PLANS = {
         "Weights, cache, activations or optimizer states take more than there is; the message says how much each "
         "takes. An estimate: see docs/planning.md.",
         "Make the smallest change that the message names.",
+    ),
+    "WRPO-C096": Entry(
+        "a study cannot be made of this file",
+        "A study names a base config and runs, grids or a search; runs differ in values of the config's fields. The "
+        "study sets the runs' names, folder and what they reuse itself, and all of them work in one Ray session.",
+        "Make the change that the message names; docs/studies.md lists what a study may hold.",
+    ),
+    "WRPO-C097": Entry(
+        "a search cannot work with these settings",
+        "The metric is no number of the table of results, or the algorithm needs a package that is not installed.",
+        "Choose one of the numbers that the message names, install the extra `search`, or set algorithm to random.",
     ),
     "WRPO-C066": Entry(
         "a picture of the plan is an .svg or .html file",

@@ -49,6 +49,8 @@ class StageBuilder:
     shapes: dict[str, FoundShape]
     lengths: Lengths
     problems: list[Problem] = field(default_factory=list)
+    trained: tuple[str, ...] = ("sft",)
+    """The stage that Target-SFT comes from, if one makes it."""
 
     def build(self) -> list[Stage]:
         """Return the stages in the order of the run; raises ConfigError for what cannot be planned."""
@@ -59,9 +61,11 @@ class StageBuilder:
         scored = tuple(stage.step for stage in stages if stage.kind == "scoring")
         rows = round(lengths.prompts * config.prompts.sft_fraction)
         preference = lengths.prompts - rows
-        stages.append(self._sft(rows, scored))
+        self.trained = () if config.ablation.skip_sft else ("sft",)
+        if self.trained:
+            stages.append(self._sft(rows, scored))
         target = config.target.model_copy(update={"name": _TARGET_SFT})
-        stages += self._scored("target", target, preference, ("sft",))
+        stages += self._scored("target", target, preference, self.trained)
         stages.append(self._reference(preference, (f"score-{_TARGET_SFT}", *scored)))
         stages.append(self._wrpo(preference, ("reference",)))
         if config.evaluation is not None:
@@ -82,7 +86,7 @@ class StageBuilder:
 
     def _evaluation(self, evaluation: EvaluationConfig) -> Iterator[Stage]:
         sampling, prompts = evaluation.sampling, self.lengths.evaluation_prompts
-        models = ((self.config.target.name, ()), (_TARGET_SFT, ("sft",)), (_FUSED, ("wrpo",)))
+        models = ((self.config.target.name, ()), (_TARGET_SFT, self.trained), (_FUSED, ("wrpo",)))
         drawn = []
         for name, after in models:
             model = self.config.target.model_copy(update={"name": name, "sampling": sampling})
