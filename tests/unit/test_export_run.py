@@ -18,7 +18,7 @@ from wrpo_ray.export import export_datasets
 from wrpo_ray.model_card import model_card
 from wrpo_ray.schema import Quadruple
 from wrpo_ray.steps import Step, StepResult, execute
-from wrpo_ray.storage.location import locate
+from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import RunLayout
 from wrpo_ray.storage.tables import write_file, write_rows
 from wrpo_ray.submissions import record, submission
@@ -46,14 +46,13 @@ SUMMARY = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run of the steps that an export reads: the quadruples, and a model of three files."""
+def finished_run(tmp_path: Path, folder: Location) -> None:
+    """Make a run of the steps that an export reads: the quadruples, and a model of three files."""
     source = tmp_path / "models" / "a"
     source.mkdir(parents=True)
     (source / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\n# a\n", encoding="utf-8")
     config = parse_config(_CONFIG.format(source=source), "c.yaml", ())
-    layout = RunLayout(locate(tmp_path / "runs" / "r"))
+    layout = RunLayout(folder)
 
     def fuse(folder: object) -> StepResult:
         parts = [ROWS[:2], ROWS[2:]]
@@ -73,10 +72,16 @@ def run(tmp_path: Path) -> Path:
     record(layout.submissions, submission(1, json.loads(dump_config(config)), steps, {}))
     for step in steps:
         execute(step, layout, {})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run on this machine."""
+    finished_run(tmp_path, locate(tmp_path / "runs" / "r"))
     return tmp_path / "runs" / "r"
 
 
-def export(run: Path, to: Path, *more: str) -> int:
+def export(run: Path | str, to: Path, *more: str) -> int:
     """Call the command."""
     parser = argparse.ArgumentParser()
     export_run.add_arguments(parser)
