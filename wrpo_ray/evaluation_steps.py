@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wrpo_ray.benchmark_steps import Further
 from wrpo_ray.claims import engine_claim
 from wrpo_ray.config import EvaluationConfig, FuseConfig, ModelConfig, SourceConfig, VerifierRewardConfig
 from wrpo_ray.config_evaluation import JudgeConfig
@@ -69,9 +70,11 @@ def evaluation_steps(
     evaluation: EvaluationConfig,
     prompts: Step,
     trained: Sequence[tuple[ModelConfig, Step]],
+    further: Further,
 ) -> Step:
     """Add all steps of the evaluation and return the last one. trained: the run's models with the steps that made them.
 
+    further: finished before the last one, which tells what they found.
     Raises OSError or ValueError when the judge's template cannot be read; preflight has looked at it before.
     """
     config = builder.config
@@ -93,7 +96,7 @@ def evaluation_steps(
     pairs = evaluated_pairs(config)
     if evaluation.judge is not None:
         steps = dataclasses.replace(steps, asked=_judge_steps(builder, evaluation.judge, steps, pairs))
-    return builder.add(_evaluate_step(builder, evaluation, steps, pairs))
+    return builder.add(_evaluate_step(builder, evaluation, steps, pairs, further))
 
 
 def _judge_steps(
@@ -126,7 +129,11 @@ def _judge_steps(
 
 
 def _evaluate_step(
-    builder: EvaluationBuilder, evaluation: EvaluationConfig, steps: _Steps, pairs: Sequence[tuple[str, str]]
+    builder: EvaluationBuilder,
+    evaluation: EvaluationConfig,
+    steps: _Steps,
+    pairs: Sequence[tuple[str, str]],
+    further: Further,
 ) -> Step:
     seed, rule = builder.config.run.seed, _rule(builder.config, evaluation)
 
@@ -137,7 +144,7 @@ def _evaluate_step(
         result = _expected_rewards(builder, evaluation, steps, answered)
         sources = [name for name in steps.drawn if name not in steps.own]
         models = model_entries(result, answered, sources, evaluation.num_bootstrap, seed)
-        written = {"format": FORMAT, "models": models, "pairs": told, "safety": None, "benchmarks": None}
+        written = {"format": FORMAT, "models": models, "pairs": told, **further.results(builder.folder)}
         files = (
             write_file(folder, "evaluation.json", json_bytes(written)),
             write_table(folder, "outcomes.parquet", outcomes_table(outcomes)),
@@ -151,7 +158,7 @@ def _evaluate_step(
         "verifier": rule.model_dump(mode="json") if rule else None,
     }
     read = (steps.prompts, *steps.drawn.values()) if rule else (steps.prompts,)
-    return Step("evaluate", identity, (*steps.scored, *read, *(steps.asked or ())), run)
+    return Step("evaluate", identity, (*steps.scored, *read, *(steps.asked or ()), *further.inputs), run)
 
 
 def _expected_rewards(

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.errors import Problem
+from wrpo_ray.preflight.benchmarks import wanted_packages
 
 
 def check_packages(config: FuseConfig) -> Iterator[Problem]:
@@ -34,3 +35,5 @@ def _wanted(config: FuseConfig) -> Iterator[tuple[str, str, str, str]]:
             yield f"{place}.head_kernel", train.head_kernel, "cut_cross_entropy", "cce"
         if train.lora is not None:
             yield f"{place}.lora", f"rank {train.lora.rank}", "peft", "lora"
+    if config.evaluation is not None:
+        yield from wanted_packages(config.evaluation.lm_eval)
