@@ -27,7 +27,7 @@ from wrpo_ray.report.costs import price_of, total_price
 from wrpo_ray.report.evaluation import evaluation
 from wrpo_ray.report.folder import RunFacts, read_facts
 from wrpo_ray.report.html import embedded, policy
-from wrpo_ray.report.lengths import lengths_of
+from wrpo_ray.report.lengths import lengths, lengths_of
 from wrpo_ray.report.overview import standing
 from wrpo_ray.report.page import SECTIONS, report_page
 from wrpo_ray.report.parts import Chart, Section, Table, number
@@ -66,6 +66,14 @@ def test_rewards_and_lengths_of_a_model_are_those_of_its_files(run: SyntheticRun
         # Of 50 answers, numbers 0 to 39 and 0 to 9 are added: (780 + 45) / 50.
         "synthetic-llama": (50, 96.5), "target-sft": (50, 136.5), "fused": (50, 166.5),
     }  # fmt: skip
+
+
+def test_mean_lengths_are_told_where_the_answers_are_not_at_hand(facts: RunFacts) -> None:
+    without = {name: step for name, step in facts.steps.items() if name != "evaluation-score"}
+    (first, *_) = lengths(dataclasses.replace(facts, steps=without)).charts
+    assert [(row["label"], row["value"]) for row in first.data["rows"]] == [
+        ("synthetic-llama", 98.5), ("target-sft", 139.0), ("fused", 171.25),
+    ]  # fmt: skip
 
 
 def test_best_of_the_sources_against_the_target(run: SyntheticRun, facts: RunFacts) -> None:
@@ -296,6 +304,10 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     place = run.step("fuse").folder(run.layout) / "data/train-00000.parquet"
     place.write_bytes(b"no Parquet")
     with pytest.raises(StorageError, match=r"train-00000.parquet is no Parquet file"):
+        write_report(run.folder)
+    rows = [ScoredResponse("p", "m", 0, "text", "stop", 1, 0.5)]
+    write_rows(run.step("fuse").folder(run.layout), "data/train-00000.parquet", rows, ScoredResponse)
+    with pytest.raises(StorageError, match="lacks the columns source_chosen_reward"):
         write_report(run.folder)
     place.delete()
     facts = read_facts(run.folder)
