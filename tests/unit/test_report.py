@@ -23,7 +23,7 @@ from wrpo_ray.report.allocated import allocation_table
 from wrpo_ray.report.columns import RangeReader
 from wrpo_ray.report.command import write_report
 from wrpo_ray.report.contribution import against_words, chosen_of, rewards_of
-from wrpo_ray.report.costs import price_of, total_price
+from wrpo_ray.report.costs import price_of, total_price, total_seconds
 from wrpo_ray.report.evaluation import evaluation
 from wrpo_ray.report.folder import RunFacts, read_facts
 from wrpo_ray.report.html import embedded, policy
@@ -128,6 +128,14 @@ def test_price_is_accelerators_of_the_plan_times_actual_time(facts: RunFacts) ->
     assert total_price(facts) == pytest.approx(
         sum(2.5 * 8 * facts.manifests[each["step"]].seconds / 3600 for each in facts.record["plan"]["stages"])
     )
+
+
+def test_what_other_runs_have_made_is_not_paid_twice(facts: RunFacts) -> None:
+    step = facts.steps["wrpo"]
+    elsewhere = dataclasses.replace(step, state=dataclasses.replace(step.state, run="other"))
+    reusing = dataclasses.replace(facts, steps={**facts.steps, "wrpo": elsewhere})
+    assert total_seconds(facts) - total_seconds(reusing) == pytest.approx(facts.manifests["wrpo"].seconds)
+    assert "Not counted: 1 read from other runs" in SECTIONS[4](reusing).words
 
 
 def test_sample_of_quadruples_depends_on_prompts_alone(run: SyntheticRun, facts: RunFacts) -> None:
