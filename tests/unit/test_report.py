@@ -264,6 +264,21 @@ def test_evaluation_of_todays_step_and_of_the_contract(tmp_path: Path, facts: Ru
         evaluation(read_facts(newer.folder))
 
 
+def test_pairs_of_which_nothing_was_decided_have_no_rate(tmp_path: Path) -> None:
+    told = evaluation_by_contract()
+    nothing = dict.fromkeys(name for name in told["pairs"][0] if name.endswith(("win_rate", "low", "high")))
+    told["pairs"][0] |= nothing | {"num_prompts": 0, "wins": 0, "ties": 0, "losses": 0, "words": "nobody knows"}
+    told["models"].append({"name": "silent", "num_answers": 0} | dict.fromkeys(
+        ("mean_tokens", "mean_reward", "reward_low", "reward_high")
+    ))  # fmt: skip
+    facts = read_facts(SyntheticRun(locate(tmp_path / "run"), num_prompts=12, evaluation=told).run().folder)
+    section = evaluation(facts)
+    assert len(by_name(section)["win-rates"].data["rows"]) == 5
+    assert [row["label"] for row in by_name(section)["evaluation-rewards"].data["rows"]][-1] == "fused"
+    assert section.words.startswith("By the reward: nobody knows. By the rule: ")
+    assert len(section.tables[-1].rows) == 6
+
+
 def test_run_that_has_just_begun(tmp_path: Path) -> None:
     SyntheticRun(locate(tmp_path / "run")).submit()
     begun = read_facts(locate(tmp_path / "run"))

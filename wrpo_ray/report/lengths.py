@@ -41,7 +41,7 @@ def lengths_of(steps: Iterable[StepFacts]) -> dict[str, Histogram]:
 
 
 def _before_and_after(facts: RunFacts) -> Chart | str:
-    found = lengths_of(step for name, step in facts.steps.items() if name.startswith(_EVALUATED))
+    found = lengths_of([facts.steps[_EVALUATED]] if _EVALUATED in facts.steps else [])
     if not found:
         told = [model for model in read_evaluation(facts).get("models", ()) if model.get("mean_tokens") is not None]
         if told:
