@@ -23,11 +23,11 @@ from wrpo_ray.report.allocated import allocation_table
 from wrpo_ray.report.columns import RangeReader
 from wrpo_ray.report.command import write_report
 from wrpo_ray.report.contribution import against_words, chosen_of, rewards_of
-from wrpo_ray.report.costs import price_of, total_price
+from wrpo_ray.report.costs import price_of, total_price, total_seconds
 from wrpo_ray.report.evaluation import evaluation
 from wrpo_ray.report.folder import RunFacts, read_facts
 from wrpo_ray.report.html import embedded, policy
-from wrpo_ray.report.lengths import lengths_of
+from wrpo_ray.report.lengths import lengths, lengths_of
 from wrpo_ray.report.overview import standing
 from wrpo_ray.report.page import SECTIONS, report_page
 from wrpo_ray.report.parts import Chart, Section, Table, number
@@ -66,6 +66,14 @@ def test_rewards_and_lengths_of_a_model_are_those_of_its_files(run: SyntheticRun
         # Of 50 answers, numbers 0 to 39 and 0 to 9 are added: (780 + 45) / 50.
         "synthetic-llama": (50, 96.5), "target-sft": (50, 136.5), "fused": (50, 166.5),
     }  # fmt: skip
+
+
+def test_mean_lengths_are_told_where_the_answers_are_not_at_hand(facts: RunFacts) -> None:
+    without = {name: step for name, step in facts.steps.items() if name != "evaluation-score"}
+    (first, *_) = lengths(dataclasses.replace(facts, steps=without)).charts
+    assert [(row["label"], row["value"]) for row in first.data["rows"]] == [
+        ("synthetic-llama", 98.5), ("target-sft", 139.0), ("fused", 171.25),
+    ]  # fmt: skip
 
 
 def test_best_of_the_sources_against_the_target(run: SyntheticRun, facts: RunFacts) -> None:
@@ -120,6 +128,14 @@ def test_price_is_accelerators_of_the_plan_times_actual_time(facts: RunFacts) ->
     assert total_price(facts) == pytest.approx(
         sum(2.5 * 8 * facts.manifests[each["step"]].seconds / 3600 for each in facts.record["plan"]["stages"])
     )
+
+
+def test_what_other_runs_have_made_is_not_paid_twice(facts: RunFacts) -> None:
+    step = facts.steps["wrpo"]
+    elsewhere = dataclasses.replace(step, state=dataclasses.replace(step.state, run="other"))
+    reusing = dataclasses.replace(facts, steps={**facts.steps, "wrpo": elsewhere})
+    assert total_seconds(facts) - total_seconds(reusing) == pytest.approx(facts.manifests["wrpo"].seconds)
+    assert "Not counted: 1 read from other runs" in SECTIONS[4](reusing).words
 
 
 def test_sample_of_quadruples_depends_on_prompts_alone(run: SyntheticRun, facts: RunFacts) -> None:
@@ -248,6 +264,21 @@ def test_evaluation_of_todays_step_and_of_the_contract(tmp_path: Path, facts: Ru
         evaluation(read_facts(newer.folder))
 
 
+def test_pairs_of_which_nothing_was_decided_have_no_rate(tmp_path: Path) -> None:
+    told = evaluation_by_contract()
+    nothing = dict.fromkeys(name for name in told["pairs"][0] if name.endswith(("win_rate", "low", "high")))
+    told["pairs"][0] |= nothing | {"num_prompts": 0, "wins": 0, "ties": 0, "losses": 0, "words": "nobody knows"}
+    told["models"].append({"name": "silent", "num_answers": 0} | dict.fromkeys(
+        ("mean_tokens", "mean_reward", "reward_low", "reward_high")
+    ))  # fmt: skip
+    facts = read_facts(SyntheticRun(locate(tmp_path / "run"), num_prompts=12, evaluation=told).run().folder)
+    section = evaluation(facts)
+    assert len(by_name(section)["win-rates"].data["rows"]) == 5
+    assert [row["label"] for row in by_name(section)["evaluation-rewards"].data["rows"]][-1] == "fused"
+    assert section.words.startswith("By the reward: nobody knows. By the rule: ")
+    assert len(section.tables[-1].rows) == 6
+
+
 def test_run_that_has_just_begun(tmp_path: Path) -> None:
     SyntheticRun(locate(tmp_path / "run")).submit()
     begun = read_facts(locate(tmp_path / "run"))
@@ -296,6 +327,10 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     place = run.step("fuse").folder(run.layout) / "data/train-00000.parquet"
     place.write_bytes(b"no Parquet")
     with pytest.raises(StorageError, match=r"train-00000.parquet is no Parquet file"):
+        write_report(run.folder)
+    rows = [ScoredResponse("p", "m", 0, "text", "stop", 1, 0.5)]
+    write_rows(run.step("fuse").folder(run.layout), "data/train-00000.parquet", rows, ScoredResponse)
+    with pytest.raises(StorageError, match="lacks the columns source_chosen_reward"):
         write_report(run.folder)
     place.delete()
     facts = read_facts(run.folder)

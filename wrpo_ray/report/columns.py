@@ -24,13 +24,15 @@ def pieces(step: StepFacts, columns: Iterable[str], rows_per_piece: int = ROWS_P
     """Yield the rows of a step's files that count so far, these columns alone, in pieces.
 
     Of a file in an object store only these columns are fetched; a local one is read where it lies.
-    Raises StorageError when a file is missing or cannot be read.
+    Raises StorageError when a file is missing, cannot be read or lacks a column.
     """
     names = list(columns)
     for entry in step.data:
         place = step.folder / entry.path
         try:
             file = pq.ParquetFile(opened(place), pre_buffer=place.local_path is None)
+            if missing := [name for name in names if name not in file.schema_arrow.names]:
+                raise StorageError(f"{place} lacks the columns {', '.join(missing)}", code="WRPO-S015", help=_REPAIR)
             yield from file.iter_batches(rows_per_piece, columns=names)
         except FileNotFoundError as error:
             raise StorageError(f"{place} is missing, its record lists it", code="WRPO-S016", help=_REPAIR) from error

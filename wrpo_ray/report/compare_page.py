@@ -76,4 +76,4 @@ def _shares(names: Sequence[str], runs: Sequence[RunFacts]) -> Chart | None:
 
 def _table(names: Sequence[str], block: Block) -> Table:
     rows = tuple((name, *cells) for name, cells in block.rows)
-    return Table(("", *names), rows, block.title.capitalize())
+    return Table(("what", *names), rows, block.title.capitalize())

@@ -113,14 +113,20 @@ def price_of(stage: Mapping[str, Any], facts: RunFacts, prices: Mapping[str, Any
 
 
 def total_price(facts: RunFacts) -> float | None:
-    """Return the price of all steps that are complete and have one; None when none has."""
-    found = [price for price in _prices(facts).values() if price is not None]
+    """Return the price of the run's own steps that are complete and have one; None when none has."""
+    own = own_steps(facts)
+    found = [price for name, price in _prices(facts).items() if price is not None and name in own]
     return sum(found) if found else None
 
 
 def total_seconds(facts: RunFacts) -> float:
-    """Return the seconds of all complete steps, one after the other."""
-    return sum(manifest.seconds for manifest in facts.manifests.values())
+    """Return the seconds of the run's own complete steps, one after the other."""
+    return sum(facts.manifests[name].seconds for name in own_steps(facts))
+
+
+def own_steps(facts: RunFacts) -> list[str]:
+    """Return the complete steps that this run has made; others are read from other runs, which have paid for them."""
+    return [name for name in facts.manifests if facts.steps[name].state.run is None]
 
 
 def currency(facts: RunFacts) -> str:
@@ -131,11 +137,14 @@ def currency(facts: RunFacts) -> str:
 def _total_words(facts: RunFacts, prices: Mapping[str, float | None]) -> str:
     if not facts.manifests:
         return ""
-    words = f"{len(facts.manifests)} steps are complete; together they worked {span(total_seconds(facts))}."
+    own = own_steps(facts)
+    words = f"{len(own)} steps of this run are complete; together they worked {span(total_seconds(facts))}."
+    if reused := len(facts.manifests) - len(own):
+        words += f" Not counted: {reused} read from other runs."
     total = total_price(facts)
     if total is None:
         return words
-    without = sorted(name for name, price in prices.items() if price is None)
+    without = sorted(name for name, price in prices.items() if price is None and name in own)
     words += f" By the config's price list that is {money(total, currency(facts))}, with the accelerators of the plan."
     return words + (f" Without a price: {', '.join(without)}." if without else "")
 
@@ -143,13 +152,14 @@ def _total_words(facts: RunFacts, prices: Mapping[str, float | None]) -> str:
 def _stage_table(facts: RunFacts, rows: list[Compared], prices: Mapping[str, float | None]) -> Table:
     heading = (
         "step", "planned", "actual", "tokens planned", "tokens", "responses planned", "responses",
-        f"price ({currency(facts)})",
+        f"price ({currency(facts)})", "read from run",
     )  # fmt: skip
     cells = tuple(
         (
             row.step, _span(row.planned_s), _span(row.actual_s), _short(row.planned_tokens),
             number(tokens_of(facts, row.step)), _short(row.planned_responses), number(row.actual_responses),
             "" if (price := prices.get(row.step)) is None else f"{price:,.2f}",
+            (facts.steps[row.step].state.run or "") if row.step in facts.steps else "",
         )
         for row in rows
     )  # fmt: skip

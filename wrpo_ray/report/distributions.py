@@ -28,7 +28,7 @@ def distributions(
 
 
 def _table(histograms: Mapping[str, Histogram]) -> Table:
-    heading = ("", "numbers", "mean", "lowest", "10 %", "median", "90 %", "highest", "not finite")
+    heading = ("of", "numbers", "mean", "lowest", "10 %", "median", "90 %", "highest", "not finite")
     rows = [
         (
             label, number(each.count), number(each.mean), number(each.low),

@@ -13,6 +13,11 @@ from wrpo_ray.report.parts import Chart, Section, Table, interval, number, perce
 FILE = "evaluation.json"
 
 
+_JUDGES = {"reward": "the reward", "verifier": "the rule", "judge": "the judge"}
+# The table has all of them.
+_MOST_WORDS = 3
+
+
 def evaluation(facts: RunFacts) -> Section:
     """Return the section on evaluation: whatever the step wrote, and what it did not."""
     found = read_evaluation(facts)
@@ -65,9 +70,11 @@ def _reason(facts: RunFacts) -> str:
 
 
 def _words(found: Mapping[str, Any]) -> str:
-    told = [pair["words"] for pair in found.get("pairs") or () if pair.get("words")]
+    pairs = [pair for pair in found.get("pairs") or () if pair.get("words")]
+    told = [f"By {_JUDGES.get(pair['judged_by'], pair['judged_by'])}: {pair['words']}" for pair in pairs[:_MOST_WORDS]]
     safety = found.get("safety") or {}
-    return " ".join([*told[:3], *([safety["words"]] if safety.get("words") else [])])
+    told += [f"Safety: {safety['words']}"] if safety.get("words") else []
+    return " ".join(f"{sentence.rstrip('.')}." for sentence in told)
 
 
 def _rewards(found: Mapping[str, Any]) -> Chart | None:
@@ -100,7 +107,8 @@ def _rewards(found: Mapping[str, Any]) -> Chart | None:
 
 
 def _win_rates(found: Mapping[str, Any]) -> Chart | None:
-    pairs: Sequence[Mapping[str, Any]] = found.get("pairs") or ()
+    # Of two models without a prompt in common, nothing is known.
+    pairs = [pair for pair in found.get("pairs") or () if pair.get("win_rate") is not None]
     if not pairs:
         return None
     models = {pair["model"] for pair in pairs}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from wrpo_ray.report.colours import colour_of
+from wrpo_ray.report.colours import NUM_COLOURS, colour_of
 from wrpo_ray.report.columns import pieces
 from wrpo_ray.report.contribution import scoring_steps
 from wrpo_ray.report.distributions import distributions
+from wrpo_ray.report.evaluation import read_evaluation
 from wrpo_ray.report.folder import RunFacts, StepFacts
 from wrpo_ray.report.histogram import Histogram
-from wrpo_ray.report.parts import Chart, Section, number
+from wrpo_ray.report.parts import Chart, Section, Table, number
 
 _EVALUATED = "evaluation-score"
 
@@ -39,9 +41,11 @@ def lengths_of(steps: Iterable[StepFacts]) -> dict[str, Histogram]:
 
 
 def _before_and_after(facts: RunFacts) -> Chart | str:
-    step = facts.steps.get(_EVALUATED)
-    found = lengths_of([step] if step is not None else [])
+    found = lengths_of([facts.steps[_EVALUATED]] if _EVALUATED in facts.steps else [])
     if not found:
+        told = [model for model in read_evaluation(facts).get("models", ()) if model.get("mean_tokens") is not None]
+        if told:
+            return _means(told)
         reason = facts.whyless(_EVALUATED) if facts.config.get("evaluation") or not facts.config else (
             "the config has no evaluation, so nobody asked the models before and after training the same prompts"
         )  # fmt: skip
@@ -50,6 +54,18 @@ def _before_and_after(facts: RunFacts) -> Chart | str:
     words = f"Tokens of the responses to the held-out prompts, before and after training. Means: {means}."
     colours = {name: colour_of(name, list(found)) for name in found}
     return distributions("lengths-before-after", "Lengths before and after", words, "tokens", found, colours)
+
+
+def _means(models: Sequence[Mapping[str, Any]]) -> Chart:
+    """Return a chart of mean lengths alone, where the answers themselves are not at hand."""
+    rows = [
+        {"label": model["name"], "value": model["mean_tokens"], "colour": position % NUM_COLOURS}
+        for position, model in enumerate(models)
+    ]
+    table = Table(("model", "mean tokens"), tuple((model["name"], number(model["mean_tokens"])) for model in models))
+    words = "Mean tokens of the responses to the held-out prompts, before and after training."
+    data = {"rows": rows, "x": "mean tokens"}
+    return Chart("lengths-before-after", "Lengths before and after", words, "bars", data, table)
 
 
 def _by_model(facts: RunFacts) -> Chart | str:

@@ -62,7 +62,7 @@ def cards(facts: RunFacts) -> Iterator[Card]:
     if facts.manifests:
         price, took = total_price(facts), span(total_seconds(facts))
         if price is None:
-            yield Card("time", took, "of all steps, one after the other")
+            yield Card("time", took, "of its own steps, one after the other")
         else:
             yield Card("cost", money(price, currency(facts)), f"by the plan's accelerators, {took} of steps")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from wrpo_ray.planning.units import money, span
 from wrpo_ray.report.contribution import win_shares
-from wrpo_ray.report.costs import currency, tokens_of, total_price, total_seconds
+from wrpo_ray.report.costs import currency, own_steps, tokens_of, total_price, total_seconds
 from wrpo_ray.report.evaluation import read_evaluation
 from wrpo_ray.report.folder import RunFacts
 from wrpo_ray.report.overview import standing
@@ -139,12 +139,12 @@ def _cost(runs: Sequence[RunFacts]) -> Block:
         return number(float(sum(step.state.run is not None for step in run.steps.values())))
 
     def tokens(run: RunFacts) -> str:
-        return number(sum(tokens_of(run, step) or 0.0 for step in run.steps))
+        return number(sum(tokens_of(run, step) or 0.0 for step in own_steps(run)))
 
     rows = (
-        ("time of all steps", _of_runs(runs, lambda run: span(total_seconds(run)) if run.manifests else "")),
-        ("price", _of_runs(runs, price)),
-        ("tokens", _of_runs(runs, tokens)),
+        ("time of its own steps", _of_runs(runs, lambda run: span(total_seconds(run)) if run.manifests else "")),
+        ("price of its own steps", _of_runs(runs, price)),
+        ("tokens of its own steps", _of_runs(runs, tokens)),
         ("steps read from other runs", _of_runs(runs, reused)),
     )
     return Block("cost", _kept(rows), "no step is complete yet")

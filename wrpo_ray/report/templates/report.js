@@ -165,6 +165,8 @@
       console.error(error);
       return;
     }
+    // It is one picture with one text; the names that Plot gives to its parts say nothing.
+    svg.querySelectorAll("[aria-label]").forEach((part) => part.removeAttribute("aria-label"));
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", `${chart.title}. ${chart.words}`);
     holder.replaceChildren(...[legend(chart), svg].filter(Boolean));
