@@ -154,7 +154,8 @@ def test_an_interruption_ends_the_study_and_no_run_is_called_failed(
     with pytest.raises(InterruptedRunError):
         work_on(folder, made, FEW)
     assert len(calls) == 2
-    assert [run["name"] for run in results(folder)["runs"]] == ["wrpo"]
+    status = {run["name"]: run["status"] for run in results(folder)["runs"]}
+    assert status == {"wrpo": "complete", "dpo": "not started", "one": "not started"}
     assert work_on(folder, made, FEW) == 0
     assert set(made.times().values()) == {1}
 

@@ -38,7 +38,10 @@ class Holding:
 def holdings(config: FuseConfig) -> Callable[[str], Holding | None]:
     """Return the function that tells what a step holds, None for a step that works on the driver's node alone."""
     sources: dict[str, SourceConfig] = {source.name: source for source in config.sources}
-    trained = {"sft": config.sft, "wrpo": config.wrpo, "reference": config.wrpo}
+    trained: dict[str, TrainConfig] = {"sft": config.sft, "wrpo": config.wrpo, "reference": config.wrpo}
+    if config.ablation.skip_sft:
+        # A copy of the target.
+        del trained["sft"]
 
     def holding(step: str) -> Holding | None:
         if step in trained:
