@@ -2,7 +2,7 @@
 
 import pytest
 
-from wrpo_ray.cluster import Demand, cluster_address, unmet
+from wrpo_ray.cluster import Demand, cluster_address, connected, unmet
 from wrpo_ray.config import RayConfig
 
 
@@ -24,3 +24,16 @@ def test_each_process_needs_one_node_that_holds_it() -> None:
         ("workers", "the cluster has room for 8 such processes"),
         ("cpus", "the cluster has room for 0 such processes"),
     ]
+
+
+def test_runs_inside_of_a_session_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("the session is somebody else's")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "init", never)
+    monkeypatch.setattr(ray, "shutdown", never)
+    with connected(RayConfig(address="local")):
+        pass

@@ -9,7 +9,8 @@ from wrpo_ray.errors import ConfigError
 from wrpo_ray.live.holding import holdings
 from wrpo_ray.planning.plan import plan_run
 
-CONFIGS = sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "jobs" / "configs"
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if not path.name.startswith("study_"))
 PROMPTS = ("planning.num_prompts=1000", "planning.mean_prompt_tokens=100")
 HELDOUT = ("evaluation.prompts.path=p", "evaluation.sampling.max_tokens=8", "planning.num_evaluation_prompts=100")
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from tests.study_doubles import BEST_ALPHA, Made, without_ray, write_base, write
 from wrpo_ray.errors import ConfigError, InterruptedRunError, LeaseError
 from wrpo_ray.study import work
 from wrpo_ray.study.load import load_study
-from wrpo_ray.study.sharing import shared_text, shares
+from wrpo_ray.study.sharing import Builder, RunShare, shared_text, shares
 from wrpo_ray.study.table import kind_of
 
 NUM_SOURCES = 10
@@ -34,11 +38,35 @@ FEW = "runs: {wrpo: {}, dpo: {wrpo.objective: dpo}, one: {sources: first 1}}"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     without_ray(monkeypatch)
-    write_base(tmp_path, NUM_SOURCES)
+    write_base(tmp_path, 2)
     return tmp_path
 
 
-def work_on(folder: Path, made: Made, text: str = RUNS, *overrides: str) -> int:
+@dataclass
+class Whole:
+    """A study over ten sources, after its end; foreseen: what its dry run said."""
+
+    folder: Path
+    made: Made
+    foreseen: list[RunShare]
+    builder: Builder
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    folder, made = tmp_path_factory.mktemp("whole"), Made()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        without_ray(monkeypatch)
+        write_base(folder, NUM_SOURCES)
+        builder = made.builder(load_study(write_study(folder, RUNS)))
+        foreseen, printed = shares(builder.study.runs, builder.all()), io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert work.work_through(builder, builder.all()) == 0
+        yield Whole(folder, made, foreseen, builder, printed.getvalue())
+
+
+def work_on(folder: Path, made: Made, text: str, *overrides: str) -> int:
     builder = made.builder(load_study(write_study(folder, text), overrides))
     return work.work_through(builder, builder.all())
 
@@ -47,9 +75,8 @@ def results(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "runs" / "st" / "results.json").read_text())
 
 
-def test_each_source_is_sampled_and_scored_once_for_all_runs(folder: Path) -> None:
-    made = Made()
-    assert work_on(folder, made) == 0
+def test_each_source_is_sampled_and_scored_once_for_all_runs(whole: Whole) -> None:
+    made, folder = whole.made, whole.folder
     # What the steps themselves counted: nothing twice but the export, which bears the run's name.
     assert set(made.times().values()) == {1}
     sampled = [step for _, step, _ in made.steps if step.startswith("sample-s")]
@@ -73,10 +100,8 @@ def test_each_source_is_sampled_and_scored_once_for_all_runs(folder: Path) -> No
     }  # fmt: skip
 
 
-def test_the_table_has_a_row_per_run_with_what_differs_and_what_came_of_it(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    work_on(folder, Made())
+def test_the_table_has_a_row_per_run_with_what_differs_and_what_came_of_it(whole: Whole) -> None:
+    folder = whole.folder
     rows = list(csv.DictReader((folder / "runs" / "st" / "results.csv").open()))
     assert len(rows) == NUM_RUNS
     by_name = {row["run"]: row for row in rows}
@@ -93,37 +118,31 @@ def test_the_table_has_a_row_per_run_with_what_differs_and_what_came_of_it(
     # 10 sources: prompts, 20 of sources, 4 of the target, select, sft, fuse, reference, wrpo, evaluation 5 + 1, export.
     assert (told["wrpo"]["numbers"]["steps_made"], told["wrpo"]["numbers"]["steps_read"]) == (35, 0)
     assert (told["dpo"]["numbers"]["steps_made"], told["dpo"]["numbers"]["steps_read"]) == (5, 30)
-    printed = capsys.readouterr().out
-    assert "sampling" in printed
-    assert "wrpo.alpha.schedule=constant, wrpo.alpha.end=0.5" in printed
+    assert "sampling" in whole.printed
+    assert "wrpo.alpha.schedule=constant, wrpo.alpha.end=0.5" in whole.printed
 
 
-def test_the_dry_run_foresees_what_is_made(folder: Path) -> None:
-    study = load_study(write_study(folder, RUNS))
-    made = Made()
-    builder = made.builder(study)
-    foreseen = shares(study.runs, builder.all())
-    assert len(builder.checked) == 4
-    work.work_through(builder, builder.all())
-    for share in foreseen:
-        assert sorted(share.makes) == sorted(made.names(f"st-{share.name}"))
+def test_the_dry_run_foresees_what_is_made(whole: Whole) -> None:
+    # Models and prompts are looked at once for each set of sources.
+    assert len(whole.builder.checked) == 4
+    for share in whole.foreseen:
+        assert sorted(share.makes) == sorted(whole.made.names(f"st-{share.name}"))
         assert share.complete == ()
-    text = shared_text(study, foreseen)
-    assert f"{len(made.steps)} to make, each once" in text
-    again = shares(study.runs, builder.all())
+    text = shared_text(whole.builder.study, whole.foreseen)
+    assert f"{len(whole.made.steps)} to make, each once" in text
+    again = shares(whole.builder.study.runs, whole.builder.all())
     assert sum(len(share.makes) + len(share.reads) for share in again) == 0
-    assert made.names("st-none") == []
 
 
 def test_a_failed_run_leaves_the_others_alone_and_is_made_by_the_next_start(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = Made()
-    made.broken = {"st-wrpo": "score-s4"}
+    made.broken = {"st-wrpo": "score-s1"}
     assert work_on(folder, made, FEW) == 8
     assert "broken on purpose" in capsys.readouterr().err
     status = {run["name"]: (run["status"], run["numbers"]["error"]) for run in results(folder)["runs"]}
-    assert status.pop("wrpo") == ("failed", "WRPO-M001: score-s4 is broken on purpose")
+    assert status.pop("wrpo") == ("failed", "WRPO-M001: score-s1 is broken on purpose")
     assert set(status.values()) == {("complete", "")}
     # What the failed run had made by then was read, not made again.
     assert set(made.times().values()) == {1}
@@ -154,7 +173,8 @@ def test_an_interruption_ends_the_study_and_no_run_is_called_failed(
     with pytest.raises(InterruptedRunError):
         work_on(folder, made, FEW)
     assert len(calls) == 2
-    assert [run["name"] for run in results(folder)["runs"]] == ["wrpo"]
+    status = {run["name"]: run["status"] for run in results(folder)["runs"]}
+    assert status == {"wrpo": "complete", "dpo": "not started", "one": "not started"}
     assert work_on(folder, made, FEW) == 0
     assert set(made.times().values()) == {1}
 
@@ -184,7 +204,7 @@ SEARCH = """
 runs: {wrpo: {}}
 search:
   fields: {wrpo.alpha.end: {low: 0.05, high: 0.9}}
-  num_trials: 8
+  num_trials: 6
   metric: reward/fused
   seed: 3
 """
@@ -200,11 +220,11 @@ def test_a_search_shares_all_steps_before_training_and_finds_a_good_value(
     text = SEARCH + f"  algorithm: {algorithm}\n"
     assert work_on(folder, made, text) == 0
     assert set(made.times().values()) == {1}
-    for number in range(8):
+    for number in range(6):
         assert made.names(f"st-search-{number:03d}")[0] == "wrpo"
     told = {run["name"]: run for run in results(folder)["runs"]}
     ends = {name: run["differs"].get("wrpo.alpha.end", 0.1) for name, run in told.items()}
-    assert len(set(ends.values())) == 9
+    assert len(set(ends.values())) == 7
     assert all(0.05 <= end <= 0.9 for end in ends.values())
     best = max((name for name in told if name != "wrpo"), key=lambda name: told[name]["numbers"]["reward/fused"])
     assert best == min((name for name in ends if name != "wrpo"), key=lambda name: abs(ends[name] - BEST_ALPHA))
@@ -214,8 +234,8 @@ def test_a_search_shares_all_steps_before_training_and_finds_a_good_value(
     assert work_on(folder, made, text) == 0
     assert made.steps[before:] == []
     # More trials go on from those.
-    assert work_on(folder, made, text.replace("num_trials: 8", "num_trials: 9")) == 0
-    assert {run for run, _, _ in made.steps[before:]} == {"st-search-008"}
+    assert work_on(folder, made, text.replace("num_trials: 6", "num_trials: 7")) == 0
+    assert {run for run, _, _ in made.steps[before:]} == {"st-search-006"}
 
 
 def test_a_metric_that_is_not_there_is_told_with_those_that_are(folder: Path) -> None:

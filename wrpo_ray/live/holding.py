@@ -41,7 +41,10 @@ def holdings(config: FuseConfig) -> Callable[[str], Holding | None]:
     sources: dict[str, SourceConfig] = {source.name: source for source in config.sources}
     asked = config.evaluation.judge if config.evaluation else None
     judge = dataclasses.replace(_sampling(config, asked), source=None) if asked else None
-    trained = {"sft": config.sft, "wrpo": config.wrpo, "reference": config.wrpo}
+    trained: dict[str, TrainConfig] = {"sft": config.sft, "wrpo": config.wrpo, "reference": config.wrpo}
+    if config.ablation.skip_sft:
+        # A copy of the target.
+        del trained["sft"]
 
     def holding(step: str) -> Holding | None:
         if step in trained:

@@ -17,6 +17,8 @@ from wrpo_ray.study.study_file import read_study
 from wrpo_ray.yaml_loader import parse_yaml
 
 _MAX_NAMED = 3
+# Beginnings of columns that an evaluation gives.
+_OF_EVALUATION = ("reward/", "gain/", "win_rate/", "length_controlled_win_rate/", "refusal_rate/")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         with found.noting(of_run.name):
             runs.append(study.run(of_run))
     found.add(None, _rules_over_runs(runs))
+    found.add(None, _metric_without_evaluation(file, runs))
     found.raise_any()
     num_runs = len(named_changes(file))
     return dataclasses.replace(study, runs=tuple(runs[:num_runs]), any_config=runs[0].config)
@@ -93,6 +96,14 @@ def _rules_over_runs(runs: Sequence[StudyRun]) -> Iterable[Problem]:
         rule = "several runs would deliver their models into this folder"
         fix = "leave it out: every run keeps its model in its step `export`"
         yield Problem("export.path", delivered[0], rule, fix, "WRPO-C096")
+
+
+def _metric_without_evaluation(file: StudyFile, runs: Sequence[StudyRun]) -> Iterable[Problem]:
+    search = file.search
+    if search is None or not search.metric.startswith(_OF_EVALUATION) or all(run.config.evaluation for run in runs):
+        return
+    rule, fix = "this number comes from the evaluation, and the runs have none", "add a section `evaluation`"
+    yield Problem("search.metric", search.metric, rule, fix, "WRPO-C097")
 
 
 @dataclass

@@ -17,6 +17,7 @@ RESULTS_JSON, RESULTS_CSV = "results.json", "results.csv"
 KINDS = {
     "sample-": "sampling", "score": "scoring", "sft": "SFT", "reference": "reference", "wrpo": "preference training",
 }  # fmt: skip
+_WINS = "win_share/"
 _SHOWN = {
     "reward/fused": "reward fused", "reward/target-sft": "reward Target-SFT", "gain/fused": "gain",
     "win_rate/reward/fused/target-sft": "win rate", "train/rewards/accuracies": "accuracy",
@@ -26,7 +27,7 @@ _SHOWN = {
 
 def results_text(results: Sequence[RunResult]) -> str:
     """Return one line per run, and what was made and shared."""
-    heading = ("run", "status", *_SHOWN.values(), "made", "read", "GPU-h", "CPU-h", "differs")
+    heading = ("run", "status", *_SHOWN.values(), "most wins", "made", "read", "GPU-h", "CPU-h", "differs")
     rows = [heading, *(_line(result) for result in results)]
     kept = columns([row[:-1] for row in rows]).splitlines()
     table = "\n".join(f"{line}  {row[-1]}".rstrip() for line, row in zip(kept, rows, strict=True))
@@ -39,7 +40,17 @@ def _line(result: RunResult) -> tuple[str, ...]:
     shown = [_short(row.get(name)) for name in _SHOWN]
     hours = [_short(row.get(name)) for name in ("gpu_hours", "cpu_hours")]
     made, read = str(row["steps_made"]), str(row["steps_read"])
-    return (result.run.name, result.status, *shown, made, read, *hours, differs)
+    return (result.run.name, result.status, *shown, _most_wins(row), made, read, *hours, differs)
+
+
+def _most_wins(row: Mapping[str, Cell]) -> str:
+    """Return the source that gave y_ws most often, and its share; all of them are in the files."""
+    shares = {name.removeprefix(_WINS): share for name, share in row.items() if name.startswith(_WINS)}
+    numbers = {name: share for name, share in shares.items() if isinstance(share, int | float)}
+    if not numbers:
+        return ""
+    best = max(numbers, key=lambda name: numbers[name])
+    return f"{best} {numbers[best]:.0%}"
 
 
 def _short(value: Cell) -> str:

@@ -13,6 +13,7 @@ from wrpo_ray.errors import InterruptedRunError, WrpoError, own_error
 from wrpo_ray.interrupts import rearm, stop
 from wrpo_ray.live import show
 from wrpo_ray.pipeline import Pipeline
+from wrpo_ray.redaction import redacted
 from wrpo_ray.run import driving, run
 from wrpo_ray.steps import complete
 from wrpo_ray.storage.lease import held
@@ -85,7 +86,8 @@ class _Noted:
         if error is not None:
             own: WrpoError | None = own_error(error)
             # What nobody foresaw may hold a prompt: its text stays out of results that are passed around.
-            self.told = f"{own.code}: {own.message.splitlines()[0]}" if own else f"{BUG_CODE}: {type(error).__name__}"
+            told = f"{own.code}: {own.message.partition(chr(10))[0]}" if own else f"{BUG_CODE}: {type(error).__name__}"
+            self.told = redacted(told)
 
 
 def work_through(builder: Builder, pipelines: Sequence[Pipeline], options: Options | None = None) -> int:
@@ -95,27 +97,28 @@ def work_through(builder: Builder, pipelines: Sequence[Pipeline], options: Optio
     """
     study, worker = builder.study, _Worker(builder, options or Options())
     folder = layout_of(study.file.study.root, study.file.study.name).folder
-    results: list[RunResult] = []
     with _driving_study(builder), _session(builder, pipelines):
+        # Those of earlier starts stay in the table until it is their turn.
+        results = {of_study.name: run_result(of_study, None) for of_study in study.runs}
         for number, of_study in enumerate(study.runs, start=1):
-            results.append(worker.work_on(of_study, f"{number}/{len(study.runs)}"))
-            write_results(folder, study.file.study.name, results)
+            results[of_study.name] = worker.work_on(of_study, f"{number}/{len(study.runs)}")
+            write_results(folder, study.file.study.name, [*results.values()])
         if study.file.search is not None:
             _search(worker, Trials(study, study.file.search), results, folder)
-    print(f"{results_text(results)}\n\nresults: {folder / 'results.json'} and .csv", flush=True)
+    print(f"{results_text([*results.values()])}\n\nresults: {folder / 'results.json'} and .csv", flush=True)
     return next(iter(worker.codes.values()), 0)
 
 
-def _search(worker: _Worker, trials: Trials, results: list[RunResult], folder: Location) -> None:
+def _search(worker: _Worker, trials: Trials, results: dict[str, RunResult], folder: Location) -> None:
     """One trial after the other: each takes the whole cluster, and the next one may learn from it."""
     study = worker.builder.study
     for number in range(trials.search.num_trials):
         of_study = trials.suggested(number)
         result = worker.work_on(of_study, f"search {number + 1}/{trials.search.num_trials}")
         worker.trials.append(of_study)
-        results.append(result)
+        results[of_study.name] = result
         trials.tell(number, result)
-        write_results(folder, study.file.study.name, results)
+        write_results(folder, study.file.study.name, [*results.values()])
     print(trials.told(), flush=True)
 
 
