@@ -42,9 +42,10 @@ def test_the_smoke_study(tmp_path: Path) -> None:
     of_step = {step: count for (step, _), count in counts.items()}
     assert (of_step["sample-source-qwen2"], of_step["sample-source-neox"]) == ((1, 2), (1, 1))
     rows = {row["run"]: row for row in csv.DictReader((tmp_path / "study-smoke" / "results.csv").open())}
-    # One batch of 8 rows and a rest, with alpha 0 in the first of them: dpo and wrpo differ from the second step on.
+    # The first step has learning rate 0 and alpha 0: in the second one dpo and wrpo differ in the gradient alone.
     assert rows["wrpo"]["num_steps"] == rows["dpo"]["num_steps"] == "2"
-    assert rows["wrpo"]["train/loss"] != rows["dpo"]["train/loss"]
+    assert rows["wrpo"]["train/loss"] == rows["dpo"]["train/loss"]
+    assert rows["wrpo"]["train/grad_norm"] != rows["dpo"]["train/grad_norm"]
     assert float(rows["dpo"]["train/alpha"]) == 0 < float(rows["wrpo"]["train/alpha"])
     assert rows["one-source"]["win_share/source-qwen2"] == "1.0"
     assert float(rows["dpo"]["cpu_hours"]) < float(rows["dpo"]["cpu_hours_alone"])

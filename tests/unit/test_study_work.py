@@ -135,7 +135,7 @@ def test_the_dry_run_foresees_what_is_made(whole: Whole) -> None:
 
 
 def test_a_failed_run_leaves_the_others_alone_and_is_made_by_the_next_start(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Made()
     made.broken = {"st-wrpo": "score-s1"}
@@ -152,9 +152,12 @@ def test_a_failed_run_leaves_the_others_alone_and_is_made_by_the_next_start(
     assert {run for run, _, _ in made.steps[before:]} == {"st-wrpo"}
     # All but its own training and what follows is read from the others, made meanwhile.
     assert set(made.times().values()) == {1}
-    before = len(made.steps)
+    # With nothing left to do no cluster is started.
+    monkeypatch.setattr(work, "connected", lambda config: pytest.fail("a cluster was started"))
+    before, told = len(made.steps), results(folder)
     assert work_on(folder, made, FEW) == 0
     assert made.steps[before:] == []
+    assert results(folder) == told
 
 
 def test_an_interruption_ends_the_study_and_no_run_is_called_failed(

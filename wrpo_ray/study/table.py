@@ -38,7 +38,8 @@ def _line(result: RunResult) -> tuple[str, ...]:
     row = result.row
     differs = ", ".join(f"{path}={value}" for path, value in result.run.changes.items())
     shown = [_short(row.get(name)) for name in _SHOWN]
-    hours = [_short(row.get(name)) for name in ("gpu_hours", "cpu_hours")]
+    # A run without GPUs has no column of zeros.
+    hours = [_short(row.get(name) or None) for name in ("gpu_hours", "cpu_hours")]
     made, read = str(row["steps_made"]), str(row["steps_read"])
     return (result.run.name, result.status, *shown, _most_wins(row), made, read, *hours, differs)
 
@@ -54,7 +55,7 @@ def _most_wins(row: Mapping[str, Cell]) -> str:
 
 
 def _short(value: Cell) -> str:
-    return f"{value:.3f}" if isinstance(value, int | float) and value else ""
+    return f"{value:.3f}" if isinstance(value, int | float) else ""
 
 
 def counters_text(counts: Iterable[Counter]) -> str:
