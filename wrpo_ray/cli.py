@@ -1,4 +1,4 @@
-"""The `wrpo-ray` command: doctor, plan, status, inspect, export, explain."""
+"""The `wrpo-ray` command: doctor, plan, status, inspect, evaluate, export, explain."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ COMMANDS = {
     "plan": ("wrpo_ray.planning.command", "say what a run takes: time, GPU-hours, price, memory, schedule"),
     "status": ("wrpo_ray.run_status", "show where a run stands, from its folder alone"),
     "inspect": ("wrpo_ray.run_inspect", "check every file of a run; --repair removes what does not verify"),
+    "evaluate": ("wrpo_ray.evaluation_command", "show what a run's evaluation found, from its folder alone"),
     "export": ("wrpo_ray.export_run", "write a run's model and data as folders with cards; --push-to-hub uploads them"),
     "explain": ("wrpo_ray.error_codes", "say what an error code means and what to do"),
 }

@@ -63,6 +63,8 @@ def demands(config: FuseConfig) -> list[Demand]:
     places.append(("target.resources", config.target.resources))
     if not isinstance(config.reward, VerifierRewardConfig):
         places.append(("reward.resources", config.reward.resources))
+    if config.evaluation and config.evaluation.judge:
+        places.append(("evaluation.judge.num_cpus", config.evaluation.judge.resources))
     engines = [
         # One that spans nodes is as many equal parts.
         Demand(place, nodes := resources.num_nodes, resources.num_cpus / nodes, resources.num_gpus / nodes)

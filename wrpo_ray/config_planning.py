@@ -19,7 +19,7 @@ class PricesConfig(Frozen):
     per_hour: dict[str, NonNegativeFloat] = {}
     """Price of one accelerator for one hour by type, such as {H100: 2.5}; CPU is one core."""
     per_million_tokens: dict[str, TokenPricesConfig] = {}
-    """Prices of sources behind an endpoint, by their names."""
+    """Prices of sources, and of a judge, behind an endpoint, by their names."""
 
 
 class AcceleratorConfig(Frozen):

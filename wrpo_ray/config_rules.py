@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
 from wrpo_ray.config import (
     EngineConfig,
@@ -19,6 +18,8 @@ from wrpo_ray.config import (
     SourceConfig,
     TrainConfig,
 )
+from wrpo_ray.config_endpoint_rules import endpoint_problems, shown
+from wrpo_ray.config_evaluation_rules import evaluation_problems
 from wrpo_ray.errors import Problem
 from wrpo_ray.redaction import HIDDEN, has_secret, is_secret_name, redacted
 
@@ -38,11 +39,6 @@ OWN_ENGINE_ARGS = frozenset(
     }
     | set(EngineConfig.model_fields) - {"extra_args"}
 )
-# Of a chat-completions request.
-OWN_BODY_FIELDS = frozenset(
-    {"model", "messages", "n", "stream", "seed", "temperature", "top_p", "top_k", "repetition_penalty", "max_tokens"}
-    | {"max_completion_tokens", "stop", "tools", "functions", "logprobs"}
-)
 OWN_DEEPSPEED_SETTINGS = (
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
     "bf16.enabled", "fp16.enabled", "optimizer", "scheduler", "compile", "managed_gradient_accumulation",
@@ -54,7 +50,6 @@ OWN_DEEPSPEED_SETTINGS = (
 # A driver renews its lease every few seconds; a shorter time-out would take a slow store for a dead driver.
 MIN_LEASE_TIMEOUT_S = 10.0
 _OBJECT_STORE = re.compile(r"(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](?:/[^?#]*)?")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
@@ -67,11 +62,12 @@ def broken_rules(config: FuseConfig) -> list[Problem]:
         *_names(config),
         *_model_files(config),
         *_engines(config),
-        *_endpoints(config),
+        *endpoint_problems(config),
         *_trainings(config),
         *_lengths(config),
         *_reward(config),
         *_allocation(config),
+        *evaluation_problems(config),
     ]
 
 
@@ -129,12 +125,6 @@ def _leaves(value: Any, config: FuseConfig, place: str = "") -> Iterator[tuple[s
             yield from _leaves(child, config, f"{place}.{name}")
     else:
         yield place, value
-
-
-def shown(value: Any, limit: int = 80) -> str:
-    """Return `value` as ASCII without secrets, cut to `limit` characters, fit for a message."""
-    text = redacted(json.dumps(value, ensure_ascii=True, default=repr))
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _names(config: FuseConfig) -> Iterator[Problem]:
@@ -200,49 +190,6 @@ def _spanning(place: str, resources: ResourcesConfig) -> Iterator[Problem]:
     if nodes > 1 and (gpus < nodes or gpus % nodes):
         rule = f"must divide resources.num_gpus = {gpus:g}: each node gives equally many GPUs"
         yield Problem(f"{place}.resources.num_nodes", str(nodes), rule, "set it to a divisor, or to 1", "WRPO-C016")
-
-
-def endpoint_sections(config: FuseConfig) -> Iterator[tuple[str, OpenAISourceConfig]]:
-    """Yield every source behind an HTTP endpoint, with its place in the config."""
-    for source in config.sources:
-        if isinstance(source, OpenAISourceConfig):
-            yield f"sources.{source.name}", source
-
-
-def _endpoints(config: FuseConfig) -> Iterator[Problem]:
-    for place, source in endpoint_sections(config):
-        for field in sorted(OWN_BODY_FIELDS & set(source.extra_body)):
-            rule = "this field of a request is set by the run"
-            value = shown(source.extra_body[field])
-            yield Problem(f"{place}.extra_body.{field}", value, rule, "remove it from extra_body", "WRPO-C018")
-        if rule := _broken_url(source.base_url):
-            fix = "write https://host/v1, say; the key belongs into the variable that api_key_env names"
-            # It may hold a key of a shape that nobody knows.
-            yield Problem(f"{place}.base_url", HIDDEN, rule, fix, "WRPO-C081")
-        name = source.api_key_env
-        if name is not None and not (_VARIABLE.fullmatch(name) and is_secret_name(name)):
-            rule = "must be the name of an environment variable, with KEY, TOKEN or SECRET as a word: such are redacted"
-            fix = "write OPENAI_API_KEY, say, and put the key itself into that variable"
-            yield Problem(f"{place}.api_key_env", HIDDEN, rule, fix, "WRPO-C082")
-        tokens, most = source.sampling.max_tokens, source.limits.tokens_per_minute
-        if most is not None and most <= tokens:
-            rule = f"must be more than sampling.max_tokens = {tokens}, or no request may ever be sent"
-            fix = "raise it, or lower max_tokens"
-            yield Problem(f"{place}.limits.tokens_per_minute", str(most), rule, fix, "WRPO-C083")
-
-
-def _broken_url(url: str) -> str | None:
-    """Return the rule that an endpoint's address breaks."""
-    try:
-        parts: SplitResult = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return "is no address"
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or re.search(r"\s", url):
-        return "must be an address that begins with https:// or http:// and a host"
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        return "must have neither a user nor a query: it is stored with the run"
-    return "must end before /chat/completions" if parts.path.rstrip("/").endswith("/completions") else None
 
 
 def _engine(place: str, engine: EngineConfig, resources: ResourcesConfig) -> Iterator[Problem]:
@@ -357,10 +304,6 @@ def _lengths(config: FuseConfig) -> Iterator[Problem]:
         rule = "the best and the worst target response must be two responses"
         fix = "set it to 2 or more (paper: 5)"
         yield Problem("target.sampling.num_samples", str(config.target.sampling.num_samples), rule, fix, "WRPO-C021")
-    if config.evaluation and config.evaluation.sampling.max_tokens >= config.target.engine.max_model_len:
-        rule = f"must be less than target.engine.max_model_len = {config.target.engine.max_model_len}"
-        value = str(config.evaluation.sampling.max_tokens)
-        yield Problem("evaluation.sampling.max_tokens", value, rule, "lower it or raise max_model_len", "WRPO-C020")
 
 
 def _reward(config: FuseConfig) -> Iterator[Problem]:

@@ -38,7 +38,7 @@ def model_card(
         _broken(broken_sources),
         _data(config, summaries),
         _hyper_parameters(config),
-        _evaluation(summaries.get("evaluate", {})),
+        evaluation_section(summaries.get("evaluate", {})),
         _safety(summaries.get("evaluation-safety", {})),
         _benchmarks(summaries),
         _use(config),
@@ -104,7 +104,8 @@ def _hyper_parameters(config: FuseConfig) -> str:
     return "\n".join(["## Hyper-parameters\n\n| | SFT | WRPO |\n|---|---|---|", *rows, "", tail])
 
 
-def _evaluation(summary: Mapping[str, Any]) -> str:
+def evaluation_section(summary: Mapping[str, Any]) -> str:
+    """Return what a model card says of the evaluation, by the summary of its step; nothing for an empty one."""
     if not summary:
         return ""
     rows = [
@@ -112,7 +113,9 @@ def _evaluation(summary: Mapping[str, Any]) -> str:
         for name, values in summary["models"].items()
     ]
     head = "## Expected reward on held-out prompts\n\n| model | reward, 95 % interval |\n|---|---|"
-    return "\n".join([head, *rows])
+    # Evaluations of older versions have no pairs.
+    pairs = [f"- By {pair['judged_by']}: {pair['words']}." for pair in summary.get("pairs", ())]
+    return "\n".join([head, *rows, *([""] if pairs else []), *pairs])
 
 
 def _safety(summary: Mapping[str, Any]) -> str:

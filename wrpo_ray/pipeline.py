@@ -6,7 +6,6 @@ prompts ─► sample, score (each source) ─► select_sft ─► sft
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +35,7 @@ from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.engines.protocol import Generator, Scorer
 from wrpo_ray.engines.scorers import load_scorer
 from wrpo_ray.errors import ConfigError
-from wrpo_ray.evaluate.expected_reward import compare
+from wrpo_ray.evaluation_steps import EvaluationBuilder, evaluation_steps
 from wrpo_ray.export import export_datasets, export_model
 from wrpo_ray.model_card import model_card
 from wrpo_ray.models import model_identity, resolved
@@ -46,10 +45,9 @@ from wrpo_ray.quarantine import policy
 from wrpo_ray.reuse import require_runs, run_to_reuse
 from wrpo_ray.schema import Split
 from wrpo_ray.selection import RESPONSE_CODES
-from wrpo_ray.steps import Step, StepResult, complete, digest
-from wrpo_ray.storage.location import Location, json_bytes
+from wrpo_ray.steps import EVALUATION, Step, StepResult, complete, digest, is_meant
+from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import layout_of, read_manifest, verify_files
-from wrpo_ray.storage.tables import write_file
 from wrpo_ray.versions import ENGINE, TRAINING, installed
 
 log = logging.getLogger(__name__)
@@ -298,29 +296,13 @@ class Pipeline:
         return self._add(Step("wrpo", identity, inputs, run, _SCRATCH, claim=training_claim(self.config.wrpo)))
 
     def _evaluate(self, evaluation: EvaluationConfig, heldout: PromptSet, sft: Step, wrpo: Step) -> None:
-        prompts = self._prompts("evaluation-prompts", heldout)
-        sampling, num_bootstrap = evaluation.sampling, evaluation.num_bootstrap
-        target = self.config.target.model_copy(update={"sampling": sampling})
-        trained = [
-            (self._trained(name, step).model_copy(update={"sampling": sampling}), step)
-            for name, step in ((TARGET_SFT, sft), (FUSED, wrpo))
-        ]
-        models: list[tuple[ModelConfig, Step | None]] = [(target, None), *trained]
-        drawn = [
-            self._sample(f"evaluation-sample-{model.name}", model, prompts, BOTH_SPLITS, step) for model, step in models
-        ]
-        # One reward model for all three: what is compared is scored by the same process.
-        scores = self._score("evaluation-score", prompts, drawn)
-        names = [model.name for model, _ in models]
+        def drawn(name: str, model: SourceConfig, prompts: Step, trained_by: Step | None) -> Step:
+            return self._sample(name, model, prompts, BOTH_SPLITS, trained_by)
 
-        def run(folder: Location) -> StepResult:
-            num_prompts = self._summary(prompts)["num_prompts"]
-            result = compare(self._folder(scores), names, num_prompts, num_bootstrap, self.config.run.seed)
-            shown = dataclasses.asdict(result)
-            return StepResult((write_file(folder, "evaluation.json", json_bytes(shown)),), shown)
-
-        identity = {"num_bootstrap": num_bootstrap, "seed": self.config.run.seed}
-        self._add(Step("evaluate", identity, (scores,), run))
+        make = self.engines.make_generator
+        builder = EvaluationBuilder(self.config, self._add, self._folder, drawn, self._score, make)
+        trained = [(self._trained(name, step), step) for name, step in ((TARGET_SFT, sft), (FUSED, wrpo))]
+        evaluation_steps(builder, evaluation, self._prompts("evaluation-prompts", heldout), trained)
 
     def _export(self, quadruples: Step, wrpo: Step) -> None:
         config = self.config
@@ -372,15 +354,25 @@ class Pipeline:
         return type(self)(without(self.config, set(sources)), self.engines, sources, self.checked)
 
     def selected(self, only: str | None) -> list[Step]:
-        """Return all steps, or the one called `only`; raises ConfigError when its inputs are not complete."""
+        """Return all steps, or those that `only` names; raises ConfigError when their inputs are not complete."""
         if only is None:
             return self.steps
-        step = self.step(only)
-        missing = [given.name for given in step.inputs if not complete(given, self.layout)]
-        if missing:
-            raise ConfigError(
-                f"step `{step.name}` needs {', '.join(missing)} first",
-                code="WRPO-C031",
-                help="run those, or run without --only",
-            )
-        return [step]
+        steps = self.steps_called(only)
+        for step in steps:
+            missing = [each.name for each in step.inputs if each not in steps and not complete(each, self.layout)]
+            if missing:
+                raise ConfigError(
+                    f"step `{step.name}` needs {', '.join(missing)} first",
+                    code="WRPO-C031",
+                    help="run those, or run without --only",
+                )
+        return steps
+
+    def steps_called(self, name: str) -> list[Step]:
+        """Return the step called `name`, or all of the evaluation's for "evaluation"; raises ConfigError for none."""
+        if name != EVALUATION:
+            return [self.step(name)]
+        if self.config.evaluation is None:
+            help = "add evaluation.prompts: held-out prompts, none of which the run was trained on"
+            raise ConfigError("the config has no section `evaluation`", code="WRPO-C047", help=help)
+        return [step for step in self.steps if is_meant(step.name, name)]

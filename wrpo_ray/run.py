@@ -14,7 +14,7 @@ from wrpo_ray.cluster import connected, require_room
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_file import dump_config
 from wrpo_ray.data.prefetch import Prefetcher, models_of
-from wrpo_ray.errors import ModelError, WrpoError
+from wrpo_ray.errors import ConfigError, ModelError, WrpoError
 from wrpo_ray.events import StepsChosen, announce
 from wrpo_ray.export import deliver
 from wrpo_ray.interrupts import rearm, stop
@@ -26,7 +26,7 @@ from wrpo_ray.preflight import require_runnable
 from wrpo_ray.redaction import redacted
 from wrpo_ray.scheduling.ray_nodes import read_nodes
 from wrpo_ray.scheduling.runner import StepRunner
-from wrpo_ray.steps import Step, complete, execute
+from wrpo_ray.steps import EVALUATION, Step, complete, execute
 from wrpo_ray.storage.lease import Lease, NoLease, held
 from wrpo_ray.storage.leftovers import remove_leftovers
 from wrpo_ray.storage.manifest import Manifest, layout_of
@@ -59,11 +59,30 @@ def driving(config: FuseConfig) -> Iterator[Lease | NoLease]:
 def checked_pipeline(config: FuseConfig, only: str | None) -> Pipeline:
     """Return the run's steps, once models and prompts have been looked at; raises what preflight.require_runnable does.
 
-    only: name of the one step that is wanted; ConfigError when there is none of that name.
+    only: name of the one step that is wanted, or "evaluation"; ConfigError when there is none of that name.
     """
     pipeline = Pipeline(config, checked=require_runnable(config))
     if only is not None:
-        pipeline.step(only)
+        pipeline.steps_called(only)
+    return pipeline
+
+
+def require_begun(config: FuseConfig) -> None:
+    """Raise ConfigError when no start of the run of `config` is on record; nothing is written."""
+    if last_submission(layout_of(config.run.root, config.run.name).submissions) is None:
+        raise ConfigError(
+            f"there is no run {config.run.name} below {config.run.root}", code="WRPO-C048",
+            help="correct run.root and run.name, or run jobs/fuse.py first",
+        )  # fmt: skip
+
+
+def evaluation_pipeline(config: FuseConfig) -> Pipeline:
+    """Return the steps of a run whose models are trained, to make those of its evaluation; see checked_pipeline.
+
+    Raises ConfigError when something is missing that is compared, before anything is made.
+    """
+    pipeline = checked_pipeline(config, EVALUATION)
+    usable(pipeline).selected(EVALUATION)
     return pipeline
 
 
@@ -89,7 +108,7 @@ def run(
     accept_changes: bool = False,
     retry_broken_sources: bool = False,
 ) -> dict[str, Manifest]:
-    """Work through the steps, or the one called `only` whose inputs must be complete; return their manifests.
+    """Work through the steps, or those called `only` whose inputs must be complete; return their manifests.
 
     pipeline: of the whole config; sources that turn out to be unusable are left out when the config allows it.
     accept_changes: go on although the config would give other results than the run's last one.

@@ -35,6 +35,9 @@ class StepResult:
     summary: Mapping[str, Any]
 
 
+EVALUATION = "evaluation"
+"""Name that all steps of the evaluation go by together, where steps are asked for by name."""
+
 StepFunction = Callable[[Location], StepResult]
 
 
@@ -72,6 +75,13 @@ class Step:
     def reused_from(self, layout: RunLayout) -> str | None:
         """Return the name of the run that the result is read from, or None when it is this run's own."""
         return layout.run_of(self.name, self.fingerprint)
+
+
+def is_meant(step: str, name: str) -> bool:
+    """Tell whether `name` means the step: it is the step's own, or "evaluation", which all steps of that go by."""
+    if name == EVALUATION:
+        return step == "evaluate" or step.startswith("evaluation-")
+    return step == name
 
 
 def digest(value: Any) -> str:

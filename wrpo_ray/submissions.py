@@ -18,6 +18,8 @@ from wrpo_ray.storage.manifest import RunLayout
 _MAX_SHOWN = 20
 # The last step tells of all others, so what merely adds to a run (an evaluation, say) changes its inputs.
 _TELLS_OF_OTHERS = ("export",)
+# Takes seconds and mixes no results: what it is asked for (other pairs, one more judge) may change at any time.
+_FREE_TO_CHANGE = ("evaluate", "evaluation-questions")
 
 
 def submission(
@@ -99,7 +101,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[s
     old = {step["name"]: step for step in before["steps"]}
     for step in now["steps"]:
         known = old.get(step["name"])
-        if known is None:
+        if known is None or step["name"] in _FREE_TO_CHANGE:
             continue
         yield from (f"{step['name']}: {line}" for line in _changed(known["identity"], step["identity"]))
         if step["name"] not in _TELLS_OF_OTHERS and known["inputs"] != step["inputs"]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wrpo_ray.evaluate.expected_reward import Estimate
+from wrpo_ray.evaluate.table import aligned, pair_lines
 from wrpo_ray.storage.manifest import Manifest
 
 
@@ -14,7 +15,7 @@ def run_summary(manifests: Mapping[str, Manifest]) -> str:
     summaries = {name: manifest.summary for name, manifest in manifests.items()}
     parts = [
         _data(summaries), _sampler(summaries.get("reference")), _set_aside(summaries), _broken(summaries.get("export")),
-        _rewards(summaries.get("evaluate")), _places(manifests),
+        _rewards(summaries.get("evaluate")), _pairs(summaries.get("evaluate")), _places(manifests),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 
@@ -70,10 +71,17 @@ def _rewards(evaluation: Mapping[str, Any] | None) -> str:
     for name, values in evaluation["models"].items():
         gain = str(Estimate(**values["gain"])) if "gain" in values else ""
         rows.append((name, str(Estimate(**values["reward"])), gain))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(["held-out prompts:", *(f"  {line}" for line in lines)])
+    return "\n".join(["held-out prompts:", *(f"  {line}" for line in aligned(rows))])
+
+
+def _pairs(evaluation: Mapping[str, Any] | None) -> str:
+    # Steps of older versions have none.
+    pairs = (evaluation or {}).get("pairs")
+    if not pairs:
+        return ""
+    return "\n".join(
+        ["pairs on held-out prompts (ties count half):", *(f"  {line}".rstrip() for line in pair_lines(pairs))]
+    )
 
 
 def _places(manifests: Mapping[str, Manifest]) -> str:

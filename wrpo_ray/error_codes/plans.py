@@ -1,4 +1,4 @@
-"""Codes of planning: what a plan cannot know, what does not fit, and what adaptive allocation cannot use."""
+"""Codes of planning, adaptive allocation and evaluation: what is not known, does not fit, or cannot be used."""
 
 from __future__ import annotations
 
@@ -9,6 +9,27 @@ PLANS = {
         "adaptive allocation cannot work with these settings",
         "A slice has fewer than 20 prompts, waves need num_samples of 2 or more, or token_costs names no source.",
         "Make the change that the message names, or leave sampling.allocation out.",
+    ),
+    "WRPO-C045": Entry(
+        "the evaluation names a model that it does not compare",
+        "evaluation.sources holds names of sources or is `all`; evaluation.pairs holds pairs of two models of target, "
+        "target-sft, fused and these sources.",
+        "Correct the name, or add the source to evaluation.sources.",
+    ),
+    "WRPO-C046": Entry(
+        "the judge's template cannot be used",
+        "The file cannot be read, or lacks {{conversation}}, {{answer_a}}, {{answer_b}} or {{mark}}.",
+        "Correct the path or the file; docs/evaluation.md has an example.",
+    ),
+    "WRPO-C047": Entry(
+        "there is no evaluation to make or to show",
+        "The config has no section `evaluation`, or the run has not made its step `evaluate` yet.",
+        "Add evaluation.prompts to the config and run `python jobs/evaluate.py --config X.yaml`.",
+    ),
+    "WRPO-C048": Entry(
+        "there is no run to evaluate",
+        "The folder run.root/run.name holds no start of a run, so there is no fused model to compare.",
+        "Correct run.root and run.name, or run `python jobs/fuse.py --config X.yaml` first.",
     ),
     "WRPO-D040": Entry(
         "a reward has no place in the allocation's table",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from wrpo_ray.errors import DataError
-from wrpo_ray.schema import ScoredResponse, stable_hash
-from wrpo_ray.storage.location import Location
-from wrpo_ray.storage.tables import iter_rows
+from wrpo_ray.evaluate.bootstrap import mean_interval
 
 
 @dataclass(frozen=True)
@@ -26,26 +25,10 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def prompt_means(scored: Location) -> dict[str, dict[str, float]]:
-    """Return the mean finite reward of every prompt that has one, by model, from a scoring step of several models."""
-    rewards: dict[str, dict[str, list[float]]] = {}
-    for rows in iter_rows(scored, ScoredResponse):
-        for row in rows:
-            if math.isfinite(row.reward):
-                rewards.setdefault(row.source, {}).setdefault(row.prompt_id, []).append(row.reward)
-    return {
-        model: {prompt_id: sum(values) / len(values) for prompt_id, values in of_model.items()}
-        for model, of_model in rewards.items()
-    }
-
-
 def estimate(values: Sequence[float], num_bootstrap: int, seed: int) -> Estimate:
     """Return mean and percentile-bootstrap interval of `values`, resampled with replacement `num_bootstrap` times."""
     data = np.asarray(values, dtype=np.float64)
-    generator = np.random.default_rng(stable_hash("bootstrap", seed))
-    means = data[generator.integers(0, len(data), size=(num_bootstrap, len(data)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(data.mean()), float(low), float(high))
+    return Estimate(float(data.mean()), *mean_interval(data, num_bootstrap, seed))
 
 
 @dataclass(frozen=True)
@@ -56,20 +39,25 @@ class Comparison:
     """
 
     models: dict[str, dict[str, Estimate]]
-    num_prompts: int
+    prompt_ids: tuple[str, ...]
     num_prompts_left_out: int
 
+    @property
+    def num_prompts(self) -> int:
+        return len(self.prompt_ids)
 
-def compare(scored: Location, names: Sequence[str], num_prompts: int, num_bootstrap: int, seed: int) -> Comparison:
+
+def compare(
+    means: Mapping[str, Mapping[str, float]], names: Sequence[str], num_prompts: int, num_bootstrap: int, seed: int
+) -> Comparison:
     """Return per model its reward, and its gain over the model before it in `names` on the same prompts.
 
-    scored: a finished scoring step that holds the responses of all models in `names` to `num_prompts` prompts.
+    means: mean rewards by model and prompt_id, of the responses to `num_prompts` prompts.
     """
-    means = prompt_means(scored)
     shared = sorted(set.intersection(*(set(means.get(name, {})) for name in names)))
     if not shared:
         raise DataError(
-            f"{scored}: the models {', '.join(names)} have no prompt with a finite reward in common",
+            f"the models {', '.join(names)} have no prompt with a finite reward in common",
             code="WRPO-D032",
             help="see the quarantine folder of the step evaluation-score",
         )
@@ -81,4 +69,14 @@ def compare(scored: Location, names: Sequence[str], num_prompts: int, num_bootst
             before = means[names[position - 1]]
             gains = [value - before[prompt_id] for value, prompt_id in zip(values, shared, strict=True)]
             table[name]["gain"] = estimate(gains, num_bootstrap, seed)
-    return Comparison(table, len(shared), num_prompts - len(shared))
+    return Comparison(table, tuple(shared), num_prompts - len(shared))
+
+
+def shown(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON values, for the summary of its step."""
+    models = {
+        name: {what: dataclasses.asdict(value) for what, value in values.items()}
+        for name, values in comparison.models.items()
+    }
+    counts = {"num_prompts": comparison.num_prompts, "num_prompts_left_out": comparison.num_prompts_left_out}
+    return {"models": models, **counts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,18 +39,28 @@ class Holding:
 def holdings(config: FuseConfig) -> Callable[[str], Holding | None]:
     """Return the function that tells what a step holds, None for a step that works on the driver's node alone."""
     sources: dict[str, SourceConfig] = {source.name: source for source in config.sources}
+    asked = config.evaluation.judge if config.evaluation else None
+    judge = dataclasses.replace(_sampling(config, asked), source=None) if asked else None
     trained = {"sft": config.sft, "wrpo": config.wrpo, "reference": config.wrpo}
 
     def holding(step: str) -> Holding | None:
         if step in trained:
             return _training(config, "reference" if step == "reference" else "training", trained[step])
+        evaluates = step.startswith("evaluation-")
         stage, _, name = step.removeprefix("first-").removeprefix("evaluation-").partition("-")
-        source = None if step.startswith("evaluation-") else sources.get(name)
-        if stage == "sample":
-            return _sampling(config, source)
-        return _scoring(config, source.name if source else None) if stage == "score" else None
+        if evaluates and stage == "judge":
+            return judge
+        found = _of_model(config, stage, sources.get(name))
+        # What counts as a source's are the responses that the run learns from.
+        return dataclasses.replace(found, source=None) if found and evaluates else found
 
     return holding
+
+
+def _of_model(config: FuseConfig, stage: str, source: SourceConfig | None) -> Holding | None:
+    if stage == "sample":
+        return _sampling(config, source)
+    return _scoring(config, source.name if source else None) if stage == "score" else None
 
 
 def _sampling(config: FuseConfig, source: SourceConfig | None) -> Holding:

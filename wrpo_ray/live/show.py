@@ -29,7 +29,7 @@ def shown(config: FuseConfig, only: str | None = None, stream: TextIO | None = N
     """Show the run of `config` while the body works on it, and yield what is known of it.
 
     No error of what shows it reaches the body or what it works on.
-    only: the one step that is to be made, if it is one. stream: where to show it, stderr when left out.
+    only: name of what alone is to be made, see steps.is_meant. stream: where to show it, stderr when left out.
     """
     from wrpo_ray.live.terminal import is_terminal, on_terminal
 

@@ -25,6 +25,7 @@ from wrpo_ray.live.pace import Pace
 from wrpo_ray.live.price import price_so_far
 from wrpo_ray.live.remaining import Stages, planned_stages, time_left
 from wrpo_ray.live.view import Phase, RunView, StepView
+from wrpo_ray.steps import is_meant
 
 
 @dataclass
@@ -76,7 +77,7 @@ class _Step:
 class LiveRun:
     """Hears a run's events (`wrpo_ray.events.listening`) and tells what they come to.
 
-    holding: see live.holding.holdings. clock: monotonic seconds. only: the one step that is to be made, if it is one.
+    holding: see live.holding.holdings. clock: monotonic seconds. only: what alone is to be made, see steps.is_meant.
     heard: called after every event that begins or ends a step, with its state; it must be quick.
     """
 
@@ -135,7 +136,7 @@ class LiveRun:
         return self._steps.setdefault(name, _Step(name, self._holding(name)))
 
     def _choose(self, event: StepsChosen, now: float) -> None:
-        names = event.steps if self.only is None else (self.only,)
+        names = [name for name in event.steps if self.only is None or is_meant(name, self.only)]
         known, self._steps = self._steps, {}
         for name in names:
             self._steps[name] = known.pop(name, None) or _Step(name, self._holding(name))

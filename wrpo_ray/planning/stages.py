@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from wrpo_ray.config import (
     EngineConfig,
+    EvaluationConfig,
     FuseConfig,
     ModelConfig,
     OpenAISourceConfig,
@@ -18,6 +19,8 @@ from wrpo_ray.config import (
     VerifierRewardConfig,
     VllmRewardConfig,
 )
+from wrpo_ray.config_evaluation import JudgeConfig
+from wrpo_ray.config_evaluation_rules import evaluated_pairs, evaluated_sources
 from wrpo_ray.errors import ConfigError, Problem
 from wrpo_ray.planning import engine_memory, passes, training_memory
 from wrpo_ray.planning.accelerators import CPU, Accelerator, find_accelerator
@@ -34,6 +37,8 @@ from wrpo_ray.planning.stage import Kind, Stage, bound_of, engine_job
 # (https://github.com/vllm-project/vllm/issues/19824); a plain start is an assumption.
 COMPILED_START_S, PLAIN_START_S = 145.0, 20.0
 _TARGET_SFT, _FUSED = "target-sft", "fused"
+# Of our own wording around a judge's material.
+_QUESTION_TOKENS = 250
 
 
 @dataclass
@@ -60,29 +65,47 @@ class StageBuilder:
         stages.append(self._reference(preference, (f"score-{_TARGET_SFT}", *scored)))
         stages.append(self._wrpo(preference, ("reference",)))
         if config.evaluation is not None:
-            stages += self._evaluation(config.evaluation.sampling)
+            stages += self._evaluation(config.evaluation)
         if self.problems:
             unique = list({(problem.place, problem.rule): problem for problem in self.problems}.values())
             raise ConfigError.of("cannot plan this config", unique)
         return stages
 
     def _scored(self, place: str, model: SourceConfig, prompts: float, after: tuple[str, ...] = ()) -> list[Stage]:
-        step = f"sample-{model.name}"
-        if isinstance(model, OpenAISourceConfig):
-            drawn = endpoint_stage(step, model, prompts, self.lengths, self.config.planning.endpoint_tokens_per_s)
-        else:
-            drawn = self._sampling(step, place, model, prompts, after)
+        drawn = self._drawn(f"sample-{model.name}", place, model, prompts, after)
         return [drawn, self._scoring(f"score-{model.name}", model.sampling, prompts, 1, (drawn.step,))]
 
-    def _evaluation(self, sampling: SamplingConfig) -> Iterator[Stage]:
+    def _drawn(self, step: str, place: str, model: SourceConfig, prompts: float, after: tuple[str, ...] = ()) -> Stage:
+        if isinstance(model, OpenAISourceConfig):
+            return endpoint_stage(step, model, prompts, self.lengths, self.config.planning.endpoint_tokens_per_s)
+        return self._sampling(step, place, model, prompts, after)
+
+    def _evaluation(self, evaluation: EvaluationConfig) -> Iterator[Stage]:
+        sampling, prompts = evaluation.sampling, self.lengths.evaluation_prompts
         models = ((self.config.target.name, ()), (_TARGET_SFT, ("sft",)), (_FUSED, ("wrpo",)))
         drawn = []
         for name, after in models:
             model = self.config.target.model_copy(update={"name": name, "sampling": sampling})
-            stage = self._sampling(f"evaluation-sample-{name}", "target", model, self.lengths.evaluation_prompts, after)
+            stage = self._sampling(f"evaluation-sample-{name}", "target", model, prompts, after)
             drawn.append(stage.step)
             yield stage
-        yield self._scoring("evaluation-score", sampling, self.lengths.evaluation_prompts, len(drawn), tuple(drawn))
+        yield self._scoring("evaluation-score", sampling, prompts, len(drawn), tuple(drawn))
+        for source in evaluated_sources(self.config):
+            model = source.model_copy(update={"sampling": sampling})
+            stage = self._drawn(f"evaluation-sample-{source.name}", f"sources.{source.name}", model, prompts)
+            drawn.append(stage.step)
+            yield stage
+            yield self._scoring(f"evaluation-score-{source.name}", sampling, prompts, 1, (stage.step,))
+        if evaluation.judge is not None:
+            yield self._judge(evaluation.judge, sampling, tuple(drawn))
+
+    def _judge(self, judge: JudgeConfig, sampling: SamplingConfig, drawn: tuple[str, ...]) -> Stage:
+        """Two questions for each pair and prompt, each of which holds the prompt and both answers."""
+        answer = self._response_tokens(sampling)
+        asked = replace(self.lengths, prompt_tokens=_QUESTION_TOKENS + self.lengths.prompt_tokens + 2 * answer)
+        questions = 2 * len(evaluated_pairs(self.config)) * self.lengths.evaluation_prompts
+        stage = endpoint_stage("evaluation-judge", judge, questions, asked, self.config.planning.endpoint_tokens_per_s)
+        return replace(stage, job=replace(stage.job, after=drawn))
 
     def _response_tokens(self, sampling: SamplingConfig) -> float:
         return min(self.lengths.response_tokens, sampling.max_tokens)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig
-from wrpo_ray.config_rules import endpoint_sections, model_sections
+from wrpo_ray.config_endpoint_rules import endpoint_sections
+from wrpo_ray.config_rules import model_sections
 from wrpo_ray.errors import ConfigError, DataError, Problem
 from wrpo_ray.preflight.endpoint import check_endpoint
+from wrpo_ray.preflight.judge import check_judge
 from wrpo_ray.preflight.model_folder import (
     ModelFacts,
     check_language_model,
@@ -61,6 +63,7 @@ def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem], list[Promp
     models.extend(check_packages(config))
     for place, source in endpoint_sections(config):
         models.extend(check_endpoint(place, source))
+    models.extend(check_judge(config))
     data: list[Problem] = []
     sets: list[PromptSet] = []
     for place, section in _prompt_sections(config):
