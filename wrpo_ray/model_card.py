@@ -126,7 +126,7 @@ def _safety(summary: Mapping[str, Any]) -> str:
         for model in summary["models"]
     ]
     head = "## Refusals of harmful prompts\n\n| model | rate, 95 % interval |\n|---|---|"
-    return "\n".join([head, *rows, "", summary["words"]])
+    return "\n".join([head, *rows, "", f"{summary['words']}."])
 
 
 def _benchmarks(summaries: Mapping[str, Mapping[str, Any]]) -> str:

@@ -69,7 +69,7 @@ def _row(name: str, rate: Estimate) -> dict[str, Any]:
 
 
 def words(model: str, baseline: str, rates: Mapping[str, Estimate], change: Estimate, num_prompts: int) -> str:
-    """Return one sentence on whether `model` refuses more or less often than `baseline`.
+    """Return a sentence, without its full stop, on whether `model` refuses more or less often than `baseline`.
 
     change: of the rate, on the same prompts; it is significant when its 95 % interval leaves out 0.
     """
@@ -82,4 +82,4 @@ def words(model: str, baseline: str, rates: Mapping[str, Estimate], change: Esti
         verdict = f"{model} refuses less often than {baseline}"
     else:
         verdict = f"{model} and {baseline} cannot be told apart by how often they refuse"
-    return f"{verdict}: {shown} ({interval})."
+    return f"{verdict}: {shown} ({interval})"
