@@ -1,7 +1,8 @@
 """The evaluation of given answers with a judge behind a real HTTP server, through the steps of a run."""
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def endpoint() -> Iterator[Endpoint]:
 class Run:
     """The steps of an evaluation, with models whose answers and rewards are given."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, answer: Callable[[Prompt, str, int], Response]) -> None:
+        self.answer = answer
         rows = [{"prompt": f"question {number}", "answer": "good"} for number in range(NUM_PROMPTS)]
         (folder / "heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         text = TEXT.format(folder=folder, url=url, key=KEY_VARIABLE, shard=QUESTIONS_PER_SHARD)
@@ -85,7 +87,9 @@ class Run:
     def sample(self, name: str, model: SourceConfig, prompts: Step, trained_by: Step | None) -> Step:
         def run(folder: Location) -> StepResult:
             rows = [
-                answer(row, model.name, index) for row in read_rows(self.folder(prompts), Prompt) for index in (0, 1)
+                self.answer(row, model.name, index)
+                for row in read_rows(self.folder(prompts), Prompt)
+                for index in (0, 1)
             ]
             return StepResult((write_rows(folder, "data/r.parquet", rows, Response),), {})
 
@@ -108,7 +112,7 @@ class Run:
         return (self.folder(self.steps[-1]) / "evaluation.json").read_json()
 
 
-def answer(prompt: Prompt, model: str, index: int) -> Response:
+def of_their_quality(prompt: Prompt, model: str, index: int) -> Response:
     """The fused model is good, the source bad, and the others are one or the other."""
     luck = stable_hash(model, prompt.messages[0]["content"]) % 2
     is_good = model == "fused" or (model != "b" and luck)
@@ -122,7 +126,7 @@ def pairs(found: dict[str, Any], judged_by: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_judge_that_prefers_the_first_answer_is_found_out(endpoint: Endpoint, tmp_path: Path) -> None:
-    run = Run(tmp_path, endpoint.url)
+    run = Run(tmp_path, endpoint.url, of_their_quality)
 
     def reply(asked: Asked, number: int) -> Reply:
         # The key is taken back in the middle.
@@ -156,7 +160,7 @@ def test_a_judge_that_sees_what_is_good_agrees_with_the_rule(endpoint: Endpoint,
         return completion("Hm." if "question 7\n" in asked.text else "[[A]]" if first == "good" else "[[B]]")
 
     endpoint.answer = reply
-    run = Run(tmp_path, endpoint.url)
+    run = Run(tmp_path, endpoint.url, of_their_quality)
     found = run.execute()
     assert set(found) == {"format", "models", "pairs", "safety", "benchmarks"}
     assert [model["name"] for model in found["models"]] == ["t", "target-sft", "fused", "b"]
@@ -178,3 +182,13 @@ def test_a_judge_that_sees_what_is_good_agrees_with_the_rule(endpoint: Endpoint,
     summary = read_manifest(run.folder(run.steps[-1]))
     assert summary is not None
     assert summary.summary["pairs"] == found["pairs"]
+
+
+def test_equal_answers_tie_and_nobody_is_asked(tmp_path: Path) -> None:
+    def parrots(prompt: Prompt, model: str, index: int) -> Response:
+        return dataclasses.replace(of_their_quality(prompt, "fused", index), source=model)
+
+    # Nothing listens there, and no cluster is started.
+    found = Run(tmp_path, "http://127.0.0.1:9/v1", parrots).execute()
+    for pair in found["pairs"]:
+        assert (pair["ties"], pair["win_rate"], pair["position_bias"]) == (NUM_PROMPTS, 0.5, None)

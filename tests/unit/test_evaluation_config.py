@@ -1,6 +1,7 @@
 """The section `evaluation`: its rules, the steps that it adds, and what it leaves as it was."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,6 +185,20 @@ def test_preflight_looks_at_the_judge(folder: Path, endpoint: Endpoint, tmp_path
     assert found.rule.endswith("wrong: {{conversation}}, {{mark}}")
 
 
+def test_answers_that_a_numeric_rule_cannot_use(folder: Path, endpoint: Endpoint, tmp_path: Path) -> None:
+    rows = [{"prompt": "one?", "answer": "1"}, {"prompt": "none?", "answer": None}, {"prompt": "two?", "answer": "two"}]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = (
+        f"evaluation.prompts.path={tmp_path / 'words.jsonl'}",
+        "evaluation.verifier={type: verifier, mode: numeric}",
+    )
+    # The verifier as the reward needs every answer, another one takes those that are there.
+    reward = "reward={type: vllm, path: /nowhere}"
+    found = [each for each in problems(folder, endpoint, *given, reward) if each.place.startswith("evaluation")]
+    assert [(each.code, each.value[:9]) for each in found] == [("WRPO-D017", "1 answers")]
+    assert found[0].fix.endswith("set evaluation.verifier.mode to exact")
+
+
 def test_plan_and_display_know_the_steps(folder: Path) -> None:
     read = config(
         folder, JUDGE, "evaluation.sources=all", "prices.per_million_tokens.judge={input: 1, output: 2}",
@@ -223,3 +238,14 @@ def test_only_the_evaluation(folder: Path) -> None:
 
 def test_the_judge_needs_room_on_the_cluster(folder: Path) -> None:
     assert [each.place for each in demands(config(folder, JUDGE))].count("evaluation.judge.num_cpus") == 1
+
+
+def test_the_section_in_the_docs_is_a_valid_one(folder: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    given = TEXT.format(folder=folder, url=URL).partition("evaluation:")[0]
+    limits = ("target.engine.max_model_len=4096", "sources.a.engine.max_model_len=4096")
+    read = parse_config(given + section, "c.yaml", [*limits, "sources.gpt.limits.tokens_per_minute=10000"])
+    assert read.evaluation is not None
+    assert read.evaluation.sources == "all"
+    assert read.evaluation.judge is not None

@@ -1,6 +1,7 @@
 """Questions to a judge hold their material apart, and only a clear last line is a verdict."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -77,3 +78,10 @@ def test_places_of_a_template() -> None:
     assert missing_places("{{conversation}} {{answer_a}} {{answer_a}} {{mark}}") == ["{{answer_a}}", "{{answer_b}}"]
     text = asked("x", "y", "{{mark}}: {{answer_b}}{{answer_a}}\n{{conversation}}")
     assert text.index("answer B") < text.index("answer A")
+
+
+def test_the_template_in_the_docs_can_be_used() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (example,) = (block.removeprefix("\n") for block in page.split("```")[1::2] if "{{mark}}" in block)
+    assert missing_places(example) == []
+    assert blocks(asked("x", "y", example))["answer B"] == "y"

@@ -300,8 +300,8 @@ INPUTS = {
     ),
     "WRPO-D017": Entry(
         "answers without a number",
-        "reward.mode numeric compares numbers.",
-        "Correct these answers, or set reward.mode to exact.",
+        "mode numeric of a verifier (reward, evaluation.verifier) compares numbers.",
+        "Correct these answers, or set its mode to exact.",
     ),
     "WRPO-D018": Entry(
         "every prompt is too long",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from wrpo_ray.chat import ChatTokenizer
-from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig
+from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig, VerifierRewardConfig
 from wrpo_ray.config_endpoint_rules import endpoint_sections
 from wrpo_ray.config_rules import model_sections
 from wrpo_ray.errors import ConfigError, DataError, Problem
@@ -119,13 +119,21 @@ def _check_prompt_set(config: FuseConfig, place: str, prompt_set: PromptSet) -> 
             if not prompt_set.prompts.num_by_split.get(split):
                 value = f"{len(prompt_set.prompts)} prompts, sft_fraction {config.prompts.sft_fraction:.3g}"
                 yield Problem("prompts", value, f"no prompt falls into the {split} part", "add prompts", "WRPO-D016")
-    if config.reward.type == "verifier" and config.reward.mode == "numeric":
-        number, first = _wordy(prompt_set)
-        if number:
-            value = f"{number} answers, the first of prompt_id {first}"
-            rule = "the verifier compares numbers, and these answers hold none"
-            fix = "correct the answers, or set reward.mode to exact"
-            yield Problem(f"{place}.answer_column", value, rule, fix, "WRPO-D017")
+    numeric = [field for field, rule in _verifiers(config, place) if rule.mode == "numeric"]
+    number, first = _wordy(prompt_set) if numeric else (0, "")
+    if number:
+        value = f"{number} answers, the first of prompt_id {first}"
+        rule = "the verifier compares numbers, and these answers hold none"
+        fix = f"correct the answers, or set {numeric[0]}.mode to exact"
+        yield Problem(f"{place}.answer_column", value, rule, fix, "WRPO-D017")
+
+
+def _verifiers(config: FuseConfig, place: str) -> Iterator[tuple[str, VerifierRewardConfig]]:
+    """Yield the rules that the answers of a section of prompts are used by."""
+    if isinstance(config.reward, VerifierRewardConfig):
+        yield "reward", config.reward
+    if place == "evaluation.prompts" and config.evaluation and config.evaluation.verifier:
+        yield "evaluation.verifier", config.evaluation.verifier
 
 
 def _wordy(prompt_set: PromptSet) -> tuple[int, str]:
@@ -133,7 +141,7 @@ def _wordy(prompt_set: PromptSet) -> tuple[int, str]:
     number, first = 0, ""
     for table in prompt_set.prompts.tables():
         for prompt_id, answer in zip(table["prompt_id"].to_pylist(), table["answer"].to_pylist(), strict=True):
-            if last_number(answer or "") is None:
+            if answer is not None and last_number(answer) is None:
                 number, first = number + 1, first or prompt_id
     return number, first
 
