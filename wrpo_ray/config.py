@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue
 
 from wrpo_ray.config_allocation import RunSamplingConfig
 from wrpo_ray.config_base import Fraction, Frozen, NonNegativeFloat, PositiveFloat, PositiveInt, Slug
+from wrpo_ray.config_benchmarks import BenchmarksConfig, LmEvalConfig, SafetyConfig
 from wrpo_ray.config_evaluation import JudgeConfig
 from wrpo_ray.config_faults import FaultsConfig, RowsConfig
 from wrpo_ray.config_models import AnySource, EngineConfig, ModelConfig, ModelFiles, ResourcesConfig, SamplingConfig
@@ -239,6 +240,9 @@ class EvaluationConfig(Frozen):
     """Rule that also compares, by prompts.answer_column; none with that column takes `mode: exact`."""
     judge: JudgeConfig | None = None
     """A language model that is asked which of two answers is better; none asks nobody."""
+    benchmarks: BenchmarksConfig | None = None
+    safety: SafetyConfig | None = None
+    lm_eval: LmEvalConfig | None = None
 
 
 class TrackingConfig(Frozen):

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wrpo_ray.benchmark_steps import Builder, Further, further_steps
 from wrpo_ray.claims import engine_claim
 from wrpo_ray.config import EvaluationConfig, FuseConfig, ModelConfig, SourceConfig, VerifierRewardConfig
 from wrpo_ray.config_evaluation import JudgeConfig
@@ -93,7 +94,9 @@ def evaluation_steps(
     pairs = evaluated_pairs(config)
     if evaluation.judge is not None:
         steps = dataclasses.replace(steps, asked=_judge_steps(builder, evaluation.judge, steps, pairs))
-    return builder.add(_evaluate_step(builder, evaluation, steps, pairs))
+    others = Builder(config.run.name, config.run.seed, own, builder.add, builder.folder, builder.sample)
+    further = further_steps(others, evaluation.benchmarks, evaluation.safety, evaluation.lm_eval)
+    return builder.add(_evaluate_step(builder, evaluation, steps, pairs, further))
 
 
 def _judge_steps(
@@ -126,8 +129,9 @@ def _judge_steps(
 
 
 def _evaluate_step(
-    builder: EvaluationBuilder, evaluation: EvaluationConfig, steps: _Steps, pairs: Sequence[tuple[str, str]]
-) -> Step:
+    builder: EvaluationBuilder, evaluation: EvaluationConfig, steps: _Steps, pairs: Sequence[tuple[str, str]],
+    further: Further,
+) -> Step:  # fmt: skip
     seed, rule = builder.config.run.seed, _rule(builder.config, evaluation)
 
     def run(folder: Location) -> StepResult:
@@ -137,7 +141,7 @@ def _evaluate_step(
         result = _expected_rewards(builder, evaluation, steps, answered)
         sources = [name for name in steps.drawn if name not in steps.own]
         models = model_entries(result, answered, sources, evaluation.num_bootstrap, seed)
-        written = {"format": FORMAT, "models": models, "pairs": told, "safety": None, "benchmarks": None}
+        written = {"format": FORMAT, "models": models, "pairs": told, **further.results(builder.folder)}
         files = (
             write_file(folder, "evaluation.json", json_bytes(written)),
             write_table(folder, "outcomes.parquet", outcomes_table(outcomes)),
@@ -151,7 +155,7 @@ def _evaluate_step(
         "verifier": rule.model_dump(mode="json") if rule else None,
     }
     read = (steps.prompts, *steps.drawn.values()) if rule else (steps.prompts,)
-    return Step("evaluate", identity, (*steps.scored, *read, *(steps.asked or ())), run)
+    return Step("evaluate", identity, (*steps.scored, *read, *(steps.asked or ()), *further.inputs), run)
 
 
 def _expected_rewards(

@@ -47,7 +47,8 @@ def holdings(config: FuseConfig) -> Callable[[str], Holding | None]:
         if step in trained:
             return _training(config, "reference" if step == "reference" else "training", trained[step])
         evaluates = step.startswith("evaluation-")
-        stage, _, name = step.removeprefix("first-").removeprefix("evaluation-").partition("-")
+        own = step.removeprefix("first-").removeprefix("evaluation-")
+        stage, _, name = own.removeprefix("benchmark-").removeprefix("safety-").partition("-")
         if evaluates and stage == "judge":
             return judge
         found = _of_model(config, stage, sources.get(name))

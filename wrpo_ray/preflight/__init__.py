@@ -10,6 +10,7 @@ from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig, VerifierRewar
 from wrpo_ray.config_endpoint_rules import endpoint_sections
 from wrpo_ray.config_rules import model_sections
 from wrpo_ray.errors import ConfigError, DataError, Problem
+from wrpo_ray.preflight.benchmarks import check_files, check_tokens
 from wrpo_ray.preflight.endpoint import check_endpoint
 from wrpo_ray.preflight.judge import check_judge
 from wrpo_ray.preflight.model_folder import (
@@ -65,6 +66,9 @@ def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem], list[Promp
         models.extend(check_endpoint(place, source))
     models.extend(check_judge(config))
     data: list[Problem] = []
+    if (evaluation := config.evaluation) is not None:
+        models.extend(check_tokens(config.target, evaluation.benchmarks, evaluation.safety))
+        data.extend(check_files(evaluation.benchmarks, evaluation.safety))
     sets: list[PromptSet] = []
     for place, section in _prompt_sections(config):
         prompt_set, problems = read_prompts(section, answers_required=config.reward.type == "verifier")

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.errors import Problem
+from wrpo_ray.preflight.benchmarks import wanted_packages
 
 
 def check_packages(config: FuseConfig) -> Iterator[Problem]:
@@ -27,6 +28,7 @@ def _wanted(config: FuseConfig) -> Iterator[tuple[str, str, str, str]]:
         yield "tracking.wandb_project", tracking.wandb_project, "wandb", "wandb"
     if tracking.mlflow_tracking_uri is not None:
         yield "tracking.mlflow_tracking_uri", tracking.mlflow_tracking_uri, "mlflow", "mlflow"
+    yield from wanted_packages(config.evaluation.lm_eval if config.evaluation else None)
     for place, train in (("sft", config.sft), ("wrpo", config.wrpo)):
         if train.attention == "flash_attention_2":
             yield f"{place}.attention", train.attention, "flash_attn", ""
