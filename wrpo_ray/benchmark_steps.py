@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wrpo_ray.benchmark_questions import BENCHMARKS, Question, first_turns, load_questions
-from wrpo_ray.claims import Claim
+from wrpo_ray.claims import EXPECTED, Claim, current_grant
 from wrpo_ray.config import ModelConfig, PromptsConfig, ResourcesConfig, SamplingConfig
 from wrpo_ray.config_benchmarks import BenchmarksConfig, LmEvalConfig, SafetyConfig
 from wrpo_ray.evaluate import answer_formats
@@ -214,7 +214,8 @@ def _lm_eval(builder: Builder, section: LmEvalConfig, model: ModelConfig, traine
         if trained_by:
             verify_files(builder.folder(trained_by), "model")
         job = LmEvalJob(model, section, resources.num_gpus, builder.seed)
-        found = in_one_task(run_tasks, job, folder, resources.num_cpus, "lm-eval", _task_options(resources))
+        options = _task_options(resources) | _place_option()
+        found = in_one_task(run_tasks, job, folder, resources.num_cpus, "lm-eval", options)
         rows = benchmark_rows(model.name, found)
         files = (
             write_file(folder, RESULTS_FILE, json_bytes(found)),
@@ -236,6 +237,18 @@ def _task_options(resources: ResourcesConfig) -> dict[str, Any]:
     if resources.accelerator_type:
         options["accelerator_type"] = resources.accelerator_type
     return options
+
+
+def _place_option() -> dict[str, Any]:
+    """Return Ray's option for the node that the scheduler has kept for this step; none where it left that open."""
+    grant = current_grant()
+    place = grant.start() if grant is not None and grant.num_to_start() else ()
+    if not place or place[0].startswith(EXPECTED):
+        return {}
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # As replicas of a pool: elsewhere at once when the node is gone or full.
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(place[0], soft=True, _spill_on_unavailable=True)}
 
 
 def _prompts(builder: Builder, name: str, loaded: PromptSet) -> Step:

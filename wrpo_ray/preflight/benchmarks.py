@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from wrpo_ray.benchmark_questions import read_questions
 from wrpo_ray.config import ModelConfig, PromptsConfig
@@ -30,6 +31,20 @@ def check_tokens(
             rule = f"must be less than target.engine.max_model_len = {limit}"
             place = f"evaluation.{name}.max_tokens"
             yield Problem(place, str(section.max_tokens), rule, "lower it or raise max_model_len", "WRPO-C020")
+
+
+def check_lm_eval(target: ModelConfig, section: LmEvalConfig | None) -> Iterator[Problem]:
+    """Yield a problem for tasks that are not there, and for a target that one process cannot hold."""
+    if section is None:
+        return
+    path = section.include_path
+    if path is not None and not Path(path).expanduser().is_dir():
+        rule = "no such folder: it holds the tasks as YAML files"
+        yield Problem("evaluation.lm_eval.include_path", path, rule, "correct the path", "WRPO-C090")
+    if target.resources.num_nodes > 1:
+        rule = "must be 1 with evaluation.lm_eval, which works in one process"
+        fix = "give the target one node, or run lm-eval on the exported models"
+        yield Problem("target.resources.num_nodes", str(target.resources.num_nodes), rule, fix, "WRPO-C016")
 
 
 def wanted_packages(lm_eval: LmEvalConfig | None) -> Iterator[tuple[str, str, str, str]]:
