@@ -19,11 +19,10 @@ from wrpo_ray.config import (
     TrainConfig,
 )
 from wrpo_ray.config_endpoint_rules import endpoint_problems, shown
-from wrpo_ray.config_evaluation_rules import evaluation_problems
+from wrpo_ray.config_evaluation_rules import RUNS_OWN_MODELS, evaluation_problems
 from wrpo_ray.errors import Problem
 from wrpo_ray.redaction import HIDDEN, has_secret, is_secret_name, redacted
 
-RESERVED_NAMES = ("target-sft", "fused")
 OWN_ENGINE_ARGS = frozenset(
     {
         "model",
@@ -136,7 +135,7 @@ def _names(config: FuseConfig) -> Iterator[Problem]:
                 "sources[*].name", name, f"named {count} times; a name stands for one source", fix, "WRPO-C013"
             )
     for place, model in (("target", config.target), *((f"sources.{s.name}", s) for s in config.sources)):
-        if model.name.casefold() in RESERVED_NAMES:
+        if model.name.casefold() in RUNS_OWN_MODELS:
             rule = "this name is used for a model of the run"
             yield Problem(f"{place}.name", model.name, rule, "choose another name", "WRPO-C013")
     if config.target.name.casefold() in counts:
