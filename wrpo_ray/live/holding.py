@@ -48,6 +48,9 @@ def holdings(config: FuseConfig) -> Callable[[str], Holding | None]:
             return _training(config, "reference" if step == "reference" else "training", trained[step])
         evaluates = step.startswith("evaluation-")
         own = step.removeprefix("first-").removeprefix("evaluation-")
+        if own.startswith("lm-eval-"):
+            # One process, from the step's beginning to its end.
+            return dataclasses.replace(_sampling(config, None), num_workers=1)
         stage, _, name = own.removeprefix("benchmark-").removeprefix("safety-").partition("-")
         if evaluates and stage == "judge":
             return judge

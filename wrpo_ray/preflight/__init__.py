@@ -10,7 +10,7 @@ from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig, VerifierRewar
 from wrpo_ray.config_endpoint_rules import endpoint_sections
 from wrpo_ray.config_rules import model_sections
 from wrpo_ray.errors import ConfigError, DataError, Problem
-from wrpo_ray.preflight.benchmarks import check_files, check_tokens
+from wrpo_ray.preflight.benchmarks import check_files, check_lm_eval, check_tokens
 from wrpo_ray.preflight.endpoint import check_endpoint
 from wrpo_ray.preflight.judge import check_judge
 from wrpo_ray.preflight.model_folder import (
@@ -68,6 +68,7 @@ def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem], list[Promp
     data: list[Problem] = []
     if (evaluation := config.evaluation) is not None:
         models.extend(check_tokens(config.target, evaluation.benchmarks, evaluation.safety))
+        models.extend(check_lm_eval(config.target, evaluation.lm_eval))
         data.extend(check_files(evaluation.benchmarks, evaluation.safety))
     sets: list[PromptSet] = []
     for place, section in _prompt_sections(config):
