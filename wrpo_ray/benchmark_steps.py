@@ -17,44 +17,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wrpo_ray.benchmark_questions import BENCHMARKS, Question, first_turns, load_questions
-from wrpo_ray.claims import EXPECTED, Claim, current_grant
-from wrpo_ray.config import ModelConfig, PromptsConfig, ResourcesConfig, SamplingConfig
+from wrpo_ray.config import ModelConfig, PromptsConfig, SamplingConfig
 from wrpo_ray.config_benchmarks import BenchmarksConfig, LmEvalConfig, SafetyConfig
 from wrpo_ray.evaluate import answer_formats
 from wrpo_ray.evaluate.answer_formats import Answer, file_of
-from wrpo_ray.evaluate.lm_eval_task import LmEvalJob, benchmark_rows, include_digest, run_tasks
+from wrpo_ray.evaluate.lm_eval_steps import ROWS_FILE, lm_eval_tasks
 from wrpo_ray.evaluate.refusals import safety
 from wrpo_ray.evaluate.second_turns import collected, first_responses, write_second_turns
-from wrpo_ray.models import model_identity
+from wrpo_ray.evaluate.step_builder import Builder
 from wrpo_ray.prompts import PromptSet, load_prompts
 from wrpo_ray.steps import Step, StepResult, digest
 from wrpo_ray.storage.location import Location, json_bytes
-from wrpo_ray.storage.manifest import FileEntry, require_manifest, verify_files
+from wrpo_ray.storage.manifest import FileEntry, require_manifest
 from wrpo_ray.storage.tables import verified_bytes, write_file
-from wrpo_ray.train.one_task import in_one_task
-from wrpo_ray.versions import ENGINE, installed
 
-SAFETY_FILE, RESULTS_FILE, ROWS_FILE = "safety.json", "results.json", "benchmarks.json"
+SAFETY_FILE = "safety.json"
 _MAX_NAMED = 20
-# Of lm-eval: what changes how fast it is, not what it measures.
-_LM_EVAL_EXECUTION_FIELDS = {"batch_size", "include_path"}
-
-
-@dataclass(frozen=True)
-class Builder:
-    """What is used of the pipeline.
-
-    models: those that are evaluated, from target to fused, each with the step that trained it, if one did. add: appends
-    a step, after its inputs. folder: where a step's result lies or will lie. sample: adds the step that draws the
-    responses of a model to a prompts step, under a name.
-    """
-
-    run_name: str
-    seed: int
-    models: Sequence[tuple[ModelConfig, Step | None]]
-    add: Callable[[Step], Step]
-    folder: Callable[[Step], Location]
-    sample: Callable[[str, ModelConfig, Step, Step | None], Step]
 
 
 @dataclass(frozen=True)
@@ -191,64 +169,6 @@ def safety_slice(builder: Builder, section: SafetyConfig) -> Step:
 def safety_prompts(section: SafetyConfig) -> PromptsConfig:
     """Return where the harmful requests are read."""
     return PromptsConfig(path=section.prompts, column=section.column)
-
-
-def lm_eval_tasks(builder: Builder, section: LmEvalConfig) -> tuple[Step, ...]:
-    """Add the steps that run lm-eval, one for each model, and return them."""
-    return tuple(_lm_eval(builder, section, model, trained_by) for model, trained_by in builder.models)
-
-
-def _lm_eval(builder: Builder, section: LmEvalConfig, model: ModelConfig, trained_by: Step | None) -> Step:
-    resources = model.resources
-    libraries = ("lm_eval", "torch", "transformers", *(ENGINE if section.backend == "vllm" else ()))
-    identity = {
-        "model": {"step": trained_by.fingerprint} if trained_by else model_identity(model),
-        "lm_eval": section.model_dump(mode="json", exclude=_LM_EVAL_EXECUTION_FIELDS),
-        "include": include_digest(section.include_path),
-        "engine": model.engine.model_dump(mode="json", include={"dtype", "max_model_len", "quantization"}),
-        "seed": builder.seed,
-        "versions": installed(libraries),
-    }
-
-    def run(folder: Location) -> StepResult:
-        if trained_by:
-            verify_files(builder.folder(trained_by), "model")
-        job = LmEvalJob(model, section, resources.num_gpus, builder.seed)
-        options = _task_options(resources) | _place_option()
-        found = in_one_task(run_tasks, job, folder, resources.num_cpus, "lm-eval", options)
-        rows = benchmark_rows(model.name, found)
-        files = (
-            write_file(folder, RESULTS_FILE, json_bytes(found)),
-            write_file(folder, ROWS_FILE, json_bytes(rows)),
-        )
-        return StepResult(files, {"benchmarks": rows})
-
-    # One process, however many replicas the target may have.
-    claim = Claim(resources.num_cpus, resources.num_gpus, resources.accelerator_type)
-    inputs = (trained_by,) if trained_by else ()
-    return builder.add(Step(f"evaluation-lm-eval-{model.name}", identity, inputs, run, claim=claim))
-
-
-def _task_options(resources: ResourcesConfig) -> dict[str, Any]:
-    """Return Ray's options: the process ends with the task, so that what the model took is given back."""
-    options: dict[str, Any] = {"num_gpus": resources.num_gpus, "max_calls": 1}
-    if resources.env_vars:
-        options["runtime_env"] = {"env_vars": dict(resources.env_vars)}
-    if resources.accelerator_type:
-        options["accelerator_type"] = resources.accelerator_type
-    return options
-
-
-def _place_option() -> dict[str, Any]:
-    """Return Ray's option for the node that the scheduler has kept for this step; none where it left that open."""
-    grant = current_grant()
-    place = grant.start() if grant is not None and grant.num_to_start() else ()
-    if not place or place[0].startswith(EXPECTED):
-        return {}
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    # As replicas of a pool: elsewhere at once when the node is gone or full.
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(place[0], soft=True, _spill_on_unavailable=True)}
 
 
 def _prompts(builder: Builder, name: str, loaded: PromptSet) -> Step:

@@ -8,11 +8,12 @@ import pytest
 
 from tests.tiny import chatml_tokenizer, save_llama
 from tests.unit.test_benchmark_questions import ARENA_1, ARENA_2, MT, write
-from wrpo_ray import benchmark_steps
-from wrpo_ray.benchmark_steps import Builder, Further, further_steps
+from wrpo_ray.benchmark_steps import Further, further_steps
 from wrpo_ray.config import ModelConfig, ResourcesConfig
 from wrpo_ray.config_benchmarks import BenchmarksConfig, LmEvalConfig, SafetyConfig
+from wrpo_ray.evaluate import lm_eval_steps
 from wrpo_ray.evaluate.lm_eval_task import LmEvalJob
+from wrpo_ray.evaluate.step_builder import Builder
 from wrpo_ray.schema import Prompt, Response
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, locate
@@ -149,7 +150,7 @@ def test_lm_eval_of_each_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         asked.append(job)
         return {"results": {"gsm8k": {"exact_match,strict-match": 0.5, "exact_match_stderr,strict-match": 0.1}}}
 
-    monkeypatch.setattr(benchmark_steps, "run_tasks", fake_run_tasks)
+    monkeypatch.setattr(lm_eval_steps, "run_tasks", fake_run_tasks)
     steps = Steps(tmp_path)
     further = further_steps(steps.builder, None, None, LmEvalConfig(tasks=("gsm8k",), num_fewshot=5))
     assert [step.name for step in further.inputs] == [f"evaluation-lm-eval-{name}" for name in NAMES]
@@ -174,7 +175,7 @@ def test_what_changes_a_result_changes_the_fingerprint(tmp_path: Path) -> None:
 
 
 def test_rays_options_of_the_process() -> None:
-    options = benchmark_steps._task_options(ResourcesConfig(num_gpus=2, accelerator_type="H100", env_vars={"A": "b"}))
+    options = lm_eval_steps._task_options(ResourcesConfig(num_gpus=2, accelerator_type="H100", env_vars={"A": "b"}))
     assert options == {
         "num_gpus": 2, "max_calls": 1, "accelerator_type": "H100", "runtime_env": {"env_vars": {"A": "b"}},
     }  # fmt: skip

@@ -29,6 +29,7 @@ print(seconds, *heavy)
         "doctor",
         "console",
         "error_codes",
+        "export_run",
         "planning.command",
         "planning.schedule",
     ],
