@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from wrpo_ray.benchmark_steps import Builder, Further, further_steps
+from wrpo_ray.benchmark_steps import Further, further_steps
 from wrpo_ray.claims import engine_claim
 from wrpo_ray.config import EvaluationConfig, FuseConfig, ModelConfig, SourceConfig, VerifierRewardConfig
 from wrpo_ray.config_evaluation import JudgeConfig
@@ -21,6 +21,7 @@ from wrpo_ray.evaluate.answers import rewarded, verified
 from wrpo_ray.evaluate.expected_reward import Comparison, compare, shown
 from wrpo_ray.evaluate.pairwise import Answered, Compared, compared, pair_entry
 from wrpo_ray.evaluate.questions import judged, write_questions
+from wrpo_ray.evaluate.step_builder import Builder
 from wrpo_ray.evaluate.table import FORMAT, model_entries, outcomes_table
 from wrpo_ray.judging import template_text
 from wrpo_ray.models import model_identity
