@@ -11,18 +11,20 @@ import yaml
 
 from wrpo_ray import __version__
 from wrpo_ray.data.exporters import TRL_PREFERENCE_SCHEMA, WRPO_RELEASE_SCHEMA
-from wrpo_ray.schema import Quadruple
+from wrpo_ray.schema import Quadruple, SFTExample
 
-QUADRUPLES, TRL_PREFERENCE, WRPO_RELEASE = "quadruples", "trl_preference", "wrpo_release"
+QUADRUPLES, TRL_PREFERENCE, WRPO_RELEASE, SFT = "quadruples", "trl_preference", "wrpo_release", "sft"
 SCHEMAS: Mapping[str, pa.Schema] = {
     QUADRUPLES: Quadruple.SCHEMA,
     TRL_PREFERENCE: TRL_PREFERENCE_SCHEMA,
     WRPO_RELEASE: WRPO_RELEASE_SCHEMA,
+    SFT: SFTExample.SCHEMA,
 }
 _TITLES = {
     QUADRUPLES: "one row per prompt: the best source response (y_ws), the target's best (y_wt) and its worst (y_l)",
     TRL_PREFERENCE: "TRL's conversational preference pairs: each quadruple gives two, with the same rejected response",
     WRPO_RELEASE: "the row format of the paper's released data; prompts of several messages have no place in it",
+    SFT: "the best source response to each prompt of the SFT split, on which the target was trained first",
 }
 _MEANINGS = {
     "prompt_id": "hash of the prompt's messages",
@@ -31,7 +33,10 @@ _MEANINGS = {
     "source_chosen": "y_ws: the response of a source with the highest reward",
     "target_chosen": "y_wt: the target's own response with the highest reward",
     "rejected": "y_l: the target's own response with the lowest reward",
-    "source": "the source that wrote y_ws",
+    "source": "the source that wrote y_ws (in sft: the response)",
+    "response": "the response of a source with the highest reward",
+    "reward": "raw reward of `response`",
+    "finish_reason": "why `response` ended: `length` when it was cut",
     "chosen": "the preferred response (in wrpo_release: y_ws, then y_wt)",
     "chosen_source": "the model that wrote the preferred response",
 }

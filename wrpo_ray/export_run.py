@@ -2,7 +2,7 @@
 
 FOLDER/model                                 the fused model, as the step `export` made it
 FOLDER/dataset/README.md                     the data card
-FOLDER/dataset/quadruples/train-*.parquet    and the same in other formats: trl_preference, wrpo_release
+FOLDER/dataset/quadruples/train-*.parquet    the same as trl_preference and wrpo_release; and sft, its examples
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from wrpo_ray.data_card import QUADRUPLES, TRL_PREFERENCE, WRPO_RELEASE, DataFacts, ModelFacts, data_card
+from wrpo_ray.data_card import QUADRUPLES, SFT, TRL_PREFERENCE, WRPO_RELEASE, DataFacts, ModelFacts, data_card
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.export import deliver
 from wrpo_ray.hub import push
@@ -80,7 +80,7 @@ def read_finished(run: Location) -> tuple[Mapping[str, Any], dict[str, Finished]
         folder = layout.step_folder(step["name"], step["fingerprint"])
         if (manifest := read_manifest(folder)) is not None:
             found[step["name"]] = Finished(folder, manifest)
-    if missing := [name for name in ("fuse", "export") if name not in found]:
+    if missing := [name for name in ("select_sft", "fuse", "export") if name not in found]:
         raise ConfigError(
             f"{run}: the steps {', '.join(missing)} are not complete",
             code="WRPO-C092",
@@ -92,7 +92,7 @@ def read_finished(run: Location) -> tuple[Mapping[str, Any], dict[str, Finished]
 def write_all(config: Mapping[str, Any], steps: Mapping[str, Finished], folder: Path) -> None:
     """Write model and data below `folder`, each file compared with the run's manifests."""
     fuse, export = steps["fuse"], steps["export"]
-    files = dict(_data_files(fuse, export))
+    files = dict(_data_files(steps))
     model = [entry.path for entry in export.manifest.files if entry.path.startswith("model/")]
     _require_own(folder, {*model, *(f"dataset/{name}" for name in files), f"dataset/{_CARD}"})
     verify_files(export.folder, "model")
@@ -104,11 +104,14 @@ def write_all(config: Mapping[str, Any], steps: Mapping[str, Finished], folder: 
     (target / _CARD).write_bytes(card.encode("utf-8"))
 
 
-def _data_files(fuse: Finished, export: Finished) -> Iterator[tuple[str, tuple[Location, FileEntry]]]:
+def _data_files(steps: Mapping[str, Finished]) -> Iterator[tuple[str, tuple[Location, FileEntry]]]:
     """Yield the name of every data file below dataset/, and where it is read."""
-    quadruples = [entry for entry in fuse.manifest.files if entry.path.startswith("data/") and entry.num_rows]
-    for number, entry in enumerate(quadruples):
-        yield f"{QUADRUPLES}/train-{number:05d}.parquet", (fuse.folder, entry)
+    for name, step in ((QUADRUPLES, "fuse"), (SFT, "select_sft")):
+        folder = steps[step].folder
+        # Data sets stumble over files without rows.
+        for number, entry in enumerate(entry for entry in parquet_entries(folder) if entry.num_rows):
+            yield f"{name}/train-{number:05d}.parquet", (folder, entry)
+    export = steps["export"]
     for name in (TRL_PREFERENCE, WRPO_RELEASE):
         head = f"datasets/{name}/data/"
         for entry in export.manifest.files:

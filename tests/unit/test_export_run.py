@@ -16,9 +16,9 @@ from wrpo_ray.data_card import SCHEMAS, meaning
 from wrpo_ray.errors import ConfigError, StorageError
 from wrpo_ray.export import export_datasets
 from wrpo_ray.model_card import model_card
-from wrpo_ray.schema import Quadruple
+from wrpo_ray.schema import Quadruple, SFTExample
 from wrpo_ray.steps import Step, StepResult, execute
-from wrpo_ray.storage.location import locate
+from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import RunLayout
 from wrpo_ray.storage.tables import write_file, write_rows
 from wrpo_ray.submissions import record, submission
@@ -40,43 +40,54 @@ ROWS = [
     )
     for n in range(3)
 ]  # fmt: skip
+EXAMPLES = [SFTExample("s0", [{"role": "user", "content": "s"}], "r", "a", 0.5, "stop")]
 SUMMARY = {
     "num_prompts": 5, "num_quadruples": 3, "num_target_responses_tie": 2, "num_without_source_response": 0,
     "best_share": {"a": 0.6667, "b": 0.3333}, "rows": {"response_empty": 7},
 }  # fmt: skip
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run of the steps that an export reads: the quadruples, and a model of three files."""
+def finished_run(tmp_path: Path, folder: Location) -> None:
+    """Make a run of the steps that an export reads: the quadruples, and a model of three files."""
     source = tmp_path / "models" / "a"
     source.mkdir(parents=True)
     (source / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\n# a\n", encoding="utf-8")
     config = parse_config(_CONFIG.format(source=source), "c.yaml", ())
-    layout = RunLayout(locate(tmp_path / "runs" / "r"))
+    layout = RunLayout(folder)
 
-    def fuse(folder: object) -> StepResult:
+    def fuse(folder: Location) -> StepResult:
         parts = [ROWS[:2], ROWS[2:]]
         files = [write_rows(folder, f"data/part-{n}.parquet", part, Quadruple) for n, part in enumerate(parts)]
         return StepResult(tuple(files), SUMMARY)
 
     fused = Step("fuse", {}, (), fuse)
 
-    def export(folder: object) -> StepResult:
+    def select(folder: Location) -> StepResult:
+        return StepResult((write_rows(folder, "data/part-0.parquet", EXAMPLES, SFTExample),), {})
+
+    selected = Step("select_sft", {}, (), select)
+
+    def export(folder: Location) -> StepResult:
         card = model_card(config, {"fuse": SUMMARY})
         contents = {"model.safetensors": b"weights", "config.json": b"{}", "README.md": card.encode()}
         model = [write_file(folder, f"model/{name}", content) for name, content in contents.items()]
         files, counts = export_datasets(config, fused.folder(layout), folder)
         return StepResult((*model, *files), counts)
 
-    steps = [fused, Step("export", {}, (fused,), export)]
+    steps = [selected, fused, Step("export", {}, (selected, fused), export)]
     record(layout.submissions, submission(1, json.loads(dump_config(config)), steps, {}))
     for step in steps:
         execute(step, layout, {})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run on this machine."""
+    finished_run(tmp_path, locate(tmp_path / "runs" / "r"))
     return tmp_path / "runs" / "r"
 
 
-def export(run: Path, to: Path, *more: str) -> int:
+def export(run: Path | str, to: Path, *more: str) -> int:
     """Call the command."""
     parser = argparse.ArgumentParser()
     export_run.add_arguments(parser)
@@ -90,7 +101,7 @@ def test_folders_open_without_an_edit(run: Path, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     rows = load_dataset(str(out / "dataset"), split="train", cache_dir=cache).to_list()
     assert rows == [dataclasses.asdict(row) for row in ROWS]
-    for name, number in (("quadruples", 3), ("trl_preference", 6), ("wrpo_release", 3)):
+    for name, number in (("quadruples", 3), ("trl_preference", 6), ("wrpo_release", 3), ("sft", 1)):
         read = load_dataset(str(out / "dataset"), name, split="train", cache_dir=cache)
         assert (read.num_rows, read.column_names) == (number, SCHEMAS[name].names)
     assert (out / "model" / "model.safetensors").read_bytes() == b"weights"

@@ -32,7 +32,7 @@ EVALUATION = {
     ),
     "WRPO-C092": Entry(
         "what is to be exported is not there",
-        "The steps fuse and export of the run are not complete.",
+        "The steps select_sft, fuse and export of the run are not complete.",
         "Run it to its end with its config; `wrpo-ray status RUN` says what is missing.",
     ),
     "WRPO-C093": Entry(
