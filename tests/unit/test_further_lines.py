@@ -1,7 +1,7 @@
 """The closing text of a run tells of refusals, tasks and answers, as far as there are such."""
 
 from tests.unit.test_model_card import row
-from wrpo_ray.evaluate.further_lines import further_lines
+from wrpo_ray.evaluate.further_lines import found_lines, further_lines
 
 
 def test_all_three() -> None:
@@ -33,3 +33,4 @@ def test_all_three() -> None:
 
 def test_nothing() -> None:
     assert further_lines({"fuse": {}}) == ""
+    assert found_lines({"safety": None, "benchmarks": None}) == ""

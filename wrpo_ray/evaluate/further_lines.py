@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _LM_EVAL = "evaluation-lm-eval-"
@@ -10,27 +10,29 @@ _LM_EVAL = "evaluation-lm-eval-"
 
 def further_lines(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Return some lines, none when there was nothing of this; summaries: of the run's steps by name."""
-    parts = [
-        _safety(summaries.get("evaluation-safety")),
-        _lm_eval(summaries),
-        _benchmarks(summaries.get("evaluation-benchmarks")),
-    ]
+    rows = [row for name, told in summaries.items() if name.startswith(_LM_EVAL) for row in told["benchmarks"]]
+    found = {"safety": summaries.get("evaluation-safety"), "benchmarks": rows}
+    parts = [found_lines(found), _benchmarks(summaries.get("evaluation-benchmarks"))]
     return "\n\n".join(part for part in parts if part)
 
 
-def _safety(summary: Mapping[str, Any] | None) -> str:
-    return f"refusals: {summary['words']}" if summary else ""
+def found_lines(found: Mapping[str, Any]) -> str:
+    """Return what evaluation.json says under `safety` and `benchmarks`, nothing when it has neither."""
+    parts = []
+    if found["safety"]:
+        parts.append(f"refusals: {found['safety']['words']}")
+    if found["benchmarks"]:
+        parts.append("\n".join(["lm-eval (± one standard error):", *_tasks(found["benchmarks"])]))
+    return "\n\n".join(parts)
 
 
-def _lm_eval(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+def _tasks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """One line for each task and metric, with the models in their order."""
-    rows: dict[tuple[str, str], list[str]] = {}
-    for name, summary in summaries.items():
-        for row in summary["benchmarks"] if name.startswith(_LM_EVAL) else ():
-            stderr = "" if row["stderr"] is None else f" ± {row['stderr']:.4f}"
-            rows.setdefault((row["task"], row["metric"]), []).append(f"{row['model']} {row['value']:.4f}{stderr}")
-    lines = [f"  {task} {metric}: {', '.join(values)}" for (task, metric), values in sorted(rows.items())]
-    return "\n".join(["lm-eval (± one standard error):", *lines]) if lines else ""
+    told: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        stderr = "" if row["stderr"] is None else f" ± {row['stderr']:.4f}"
+        told.setdefault((row["task"], row["metric"]), []).append(f"{row['model']} {row['value']:.4f}{stderr}")
+    return [f"  {task} {metric}: {', '.join(values)}" for (task, metric), values in sorted(told.items())]
 
 
 def _benchmarks(summary: Mapping[str, Any] | None) -> str:
