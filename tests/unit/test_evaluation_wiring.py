@@ -9,6 +9,7 @@ from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_file import load_config
 from wrpo_ray.live.holding import holdings
 from wrpo_ray.pipeline import Pipeline
+from wrpo_ray.planning.plan import plan_run
 from wrpo_ray.preflight import check_run
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,20 @@ def test_steps_and_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     samples = [name for name in names if "-sample-" in name]
     assert {holding.kind for name in samples if (holding := held(name))} == {"sampling"}
     assert all(held(name) for name in samples)
+
+
+def test_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    given = config(tmp_path)
+    planned = {stage.step: stage for planned in plan_run(given).stages if (stage := planned.stage)}
+    drawn = {
+        name: stage.responses for name, stage in planned.items() if name.startswith(("evaluation-b", "evaluation-saf"))
+    }
+    stages = {"benchmark-sample": 2, "benchmark-sample-2": 1, "safety-sample": 1}
+    assert drawn == {f"evaluation-{stage}-{name}": count for stage, count in stages.items() for name in NAMES}
+    assert set(drawn) <= {step.name for step in Pipeline(given).steps}
+    assert planned["evaluation-benchmark-sample-2-fused"].job.after == ("evaluation-benchmark-sample-fused",)
+    assert planned["evaluation-safety-sample-fused"].job.after == ("wrpo",)
 
 
 def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
