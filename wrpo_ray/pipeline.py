@@ -358,13 +358,14 @@ class Pipeline:
         if only is None:
             return self.steps
         steps = self.steps_called(only)
+        all_of = "jobs/fuse.py with this config" if only == EVALUATION else "without --only"
         for step in steps:
             missing = [each.name for each in step.inputs if each not in steps and not complete(each, self.layout)]
             if missing:
                 raise ConfigError(
                     f"step `{step.name}` needs {', '.join(missing)} first",
                     code="WRPO-C031",
-                    help="run those, or run without --only",
+                    help=f"run those, or run {all_of}",
                 )
         return steps
 
