@@ -64,7 +64,9 @@ def load_questions(section: BenchmarksConfig) -> list[Question]:
 
 def read_questions(section: BenchmarksConfig) -> tuple[list[Question], list[Problem]]:
     """Return the questions that can be used, and what is wrong with the others: at most 20 problems."""
-    files = [(name, path) for name in BENCHMARKS if (path := getattr(section, name)) is not None]
+    files: list[tuple[Benchmark, str]] = [
+        (name, path) for name in BENCHMARKS if (path := getattr(section, name)) is not None
+    ]
     if not files:
         rule = "must name the question file of at least one benchmark"
         fix = f"add one of {', '.join(BENCHMARKS)}, or leave the section out"
