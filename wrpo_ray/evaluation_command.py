@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wrpo_ray.errors import ConfigError
+from wrpo_ray.evaluate.further_lines import found_lines
 from wrpo_ray.evaluate.table import model_lines, pair_lines
 from wrpo_ray.run_state import read_run
 from wrpo_ray.storage.location import Location, locate
@@ -54,4 +55,5 @@ def render(found: Mapping[str, Any]) -> str:
     """Return an evaluation as a text for a terminal."""
     pairs = [f"  {line}".rstrip() for line in pair_lines(found["pairs"])]
     lines = ["held-out prompts:", *(f"  {line}" for line in model_lines(found["models"])), ""]
-    return "\n".join([*lines, "pairs (ties count half):", *pairs])
+    further = found_lines(found)
+    return "\n".join([*lines, "pairs (ties count half):", *pairs, *(["", further] if further else [])])

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from wrpo_ray.benchmark_steps import Further
+from wrpo_ray.benchmark_steps import Further, further_steps
 from wrpo_ray.claims import engine_claim
 from wrpo_ray.config import EvaluationConfig, FuseConfig, ModelConfig, SourceConfig, VerifierRewardConfig
 from wrpo_ray.config_evaluation import JudgeConfig
@@ -21,6 +21,7 @@ from wrpo_ray.evaluate.answers import rewarded, verified
 from wrpo_ray.evaluate.expected_reward import Comparison, compare, shown
 from wrpo_ray.evaluate.pairwise import Answered, Compared, compared, pair_entry
 from wrpo_ray.evaluate.questions import judged, write_questions
+from wrpo_ray.evaluate.step_builder import Builder
 from wrpo_ray.evaluate.table import FORMAT, model_entries, outcomes_table
 from wrpo_ray.judging import template_text
 from wrpo_ray.models import model_identity
@@ -70,11 +71,9 @@ def evaluation_steps(
     evaluation: EvaluationConfig,
     prompts: Step,
     trained: Sequence[tuple[ModelConfig, Step]],
-    further: Further,
 ) -> Step:
     """Add all steps of the evaluation and return the last one. trained: the run's models with the steps that made them.
 
-    further: finished before the last one, which tells what they found.
     Raises OSError or ValueError when the judge's template cannot be read; preflight has looked at it before.
     """
     config = builder.config
@@ -96,6 +95,8 @@ def evaluation_steps(
     pairs = evaluated_pairs(config)
     if evaluation.judge is not None:
         steps = dataclasses.replace(steps, asked=_judge_steps(builder, evaluation.judge, steps, pairs))
+    others = Builder(config.run.name, config.run.seed, own, builder.add, builder.folder, builder.sample)
+    further = further_steps(others, evaluation.benchmarks, evaluation.safety, evaluation.lm_eval)
     return builder.add(_evaluate_step(builder, evaluation, steps, pairs, further))
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from wrpo_ray.ablation_steps import choice_identity, untrained_target
 from wrpo_ray.allocated_steps import Builder, Draws, allocated_scores
-from wrpo_ray.benchmark_steps import further_steps
 from wrpo_ray.broken_sources import without
 from wrpo_ray.claims import PARTS, engine_claim, scoring_claim, training_claim
 from wrpo_ray.config import (
@@ -37,7 +36,6 @@ from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.engines.protocol import Generator, Scorer
 from wrpo_ray.engines.scorers import load_scorer
 from wrpo_ray.errors import ConfigError
-from wrpo_ray.evaluate.step_builder import Builder as FurtherBuilder
 from wrpo_ray.evaluation_steps import EvaluationBuilder, evaluation_steps
 from wrpo_ray.export import export_datasets, export_model
 from wrpo_ray.model_card import model_card
@@ -308,12 +306,7 @@ class Pipeline:
         make = self.engines.make_generator
         builder = EvaluationBuilder(self.config, self._add, self._folder, drawn, self._score, make)
         trained = [(self._trained(name, step), step) for name, step in ((TARGET_SFT, sft), (FUSED, wrpo))]
-        own: list[tuple[ModelConfig, Step | None]] = [(self.config.target, None), *trained]
-        besides = further_steps(
-            FurtherBuilder(self.config.run.name, self.config.run.seed, own, self._add, self._folder, drawn),
-            evaluation.benchmarks, evaluation.safety, evaluation.lm_eval,
-        )  # fmt: skip
-        evaluation_steps(builder, evaluation, self._prompts("evaluation-prompts", heldout), trained, besides)
+        evaluation_steps(builder, evaluation, self._prompts("evaluation-prompts", heldout), trained)
 
     def _export(self, quadruples: Step, wrpo: Step) -> None:
         config = self.config

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from wrpo_ray.evaluate.expected_reward import Estimate
+from wrpo_ray.evaluate.further_lines import further_lines
 from wrpo_ray.evaluate.table import aligned, pair_lines
 from wrpo_ray.storage.manifest import Manifest
 
@@ -15,7 +16,8 @@ def run_summary(manifests: Mapping[str, Manifest]) -> str:
     summaries = {name: manifest.summary for name, manifest in manifests.items()}
     parts = [
         _data(summaries), _sampler(summaries.get("reference")), _set_aside(summaries), _broken(summaries.get("export")),
-        _rewards(summaries.get("evaluate")), _pairs(summaries.get("evaluate")), _places(manifests),
+        _rewards(summaries.get("evaluate")), _pairs(summaries.get("evaluate")), further_lines(summaries),
+        _places(manifests),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part)
 

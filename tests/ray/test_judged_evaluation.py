@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.endpoint import KEY, KEY_VARIABLE, Asked, Endpoint, Reply, completion, failure, serving
-from wrpo_ray.benchmark_steps import Further
 from wrpo_ray.config import FuseConfig, SourceConfig
 from wrpo_ray.config_file import parse_config
 from wrpo_ray.engines.generators import load_generator
@@ -76,7 +75,7 @@ class Run:
             )
             for name in ("target-sft", "fused")
         ]
-        evaluation_steps(builder, self.config.evaluation, prompts, trained, Further())
+        evaluation_steps(builder, self.config.evaluation, prompts, trained)
 
     def add(self, step: Step) -> Step:
         self.steps.append(step)

@@ -50,10 +50,11 @@ def holdings(config: FuseConfig) -> Callable[[str], Holding | None]:
         if step in trained:
             return _training(config, "reference" if step == "reference" else "training", trained[step])
         evaluates = step.startswith("evaluation-")
-        bare = step.removeprefix("first-").removeprefix("evaluation-")
-        if bare.startswith("lm-eval-"):
-            return _sampling(config, None)
-        stage, _, name = bare.removeprefix("benchmark-").removeprefix("safety-").partition("-")
+        own = step.removeprefix("first-").removeprefix("evaluation-")
+        if own.startswith("lm-eval-"):
+            # One process, from the step's beginning to its end.
+            return dataclasses.replace(_sampling(config, None), num_workers=1)
+        stage, _, name = own.removeprefix("benchmark-").removeprefix("safety-").partition("-")
         if evaluates and stage == "judge":
             return judge
         found = _of_model(config, stage, sources.get(name))

@@ -26,6 +26,7 @@ from wrpo_ray.planning import engine_memory, passes, training_memory
 from wrpo_ray.planning.accelerators import CPU, Accelerator, find_accelerator
 from wrpo_ray.planning.endpoint import endpoint_stage
 from wrpo_ray.planning.fit import Fit
+from wrpo_ray.planning.further import further_draws
 from wrpo_ray.planning.generation import Engine, Requests, generation, tail_s
 from wrpo_ray.planning.lengths import Lengths
 from wrpo_ray.planning.lookup import FoundShape
@@ -102,6 +103,11 @@ class StageBuilder:
             yield self._scoring(f"evaluation-score-{source.name}", sampling, prompts, 1, (stage.step,))
         if evaluation.judge is not None:
             yield self._judge(evaluation.judge, sampling, tuple(drawn))
+        for draw in further_draws(evaluation) if evaluation.benchmarks or evaluation.safety else ():
+            for name, after in models:
+                model = self.config.target.model_copy(update={"name": name, "sampling": draw.sampling})
+                before = (f"evaluation-{draw.after}-{name}",) if draw.after else after
+                yield self._sampling(f"evaluation-{draw.stage}-{name}", "target", model, draw.num_prompts, before)
 
     def _judge(self, judge: JudgeConfig, sampling: SamplingConfig, drawn: tuple[str, ...]) -> Stage:
         """Two questions for each pair and prompt, each of which holds the prompt and both answers."""

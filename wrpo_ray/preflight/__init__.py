@@ -66,10 +66,10 @@ def _check(config: FuseConfig) -> tuple[list[Problem], list[Problem], list[Promp
         models.extend(check_endpoint(place, source))
     models.extend(check_judge(config))
     data: list[Problem] = []
-    if (section := config.evaluation) is not None:
-        models.extend(check_tokens(config.target, section.benchmarks, section.safety))
-        models.extend(check_lm_eval(config.target, section.lm_eval))
-        data.extend(check_files(section.benchmarks, section.safety))
+    if (evaluation := config.evaluation) is not None:
+        models.extend(check_tokens(config.target, evaluation.benchmarks, evaluation.safety))
+        models.extend(check_lm_eval(config.target, evaluation.lm_eval))
+        data.extend(check_files(evaluation.benchmarks, evaluation.safety))
     sets: list[PromptSet] = []
     for place, section in _prompt_sections(config):
         prompt_set, problems = read_prompts(section, answers_required=config.reward.type == "verifier")

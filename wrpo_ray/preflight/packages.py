@@ -28,6 +28,7 @@ def _wanted(config: FuseConfig) -> Iterator[tuple[str, str, str, str]]:
         yield "tracking.wandb_project", tracking.wandb_project, "wandb", "wandb"
     if tracking.mlflow_tracking_uri is not None:
         yield "tracking.mlflow_tracking_uri", tracking.mlflow_tracking_uri, "mlflow", "mlflow"
+    yield from wanted_packages(config.evaluation.lm_eval if config.evaluation else None)
     for place, train in (("sft", config.sft), ("wrpo", config.wrpo)):
         if train.attention == "flash_attention_2":
             yield f"{place}.attention", train.attention, "flash_attn", ""
@@ -35,5 +36,3 @@ def _wanted(config: FuseConfig) -> Iterator[tuple[str, str, str, str]]:
             yield f"{place}.head_kernel", train.head_kernel, "cut_cross_entropy", "cce"
         if train.lora is not None:
             yield f"{place}.lora", f"rank {train.lora.rank}", "peft", "lora"
-    if config.evaluation is not None:
-        yield from wanted_packages(config.evaluation.lm_eval)
