@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import chatml_tokenizer, headers_tokenizer, save_llama, save_qwen2
+from tests.tiny import chatml_tokenizer
+from tests.tiny_run import save_tiny_run, tiny_run
 from wrpo_ray.ablation_steps import untrained_target
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import ModelConfig
-from wrpo_ray.config_file import parse_config
 from wrpo_ray.models import load_tokenizer
 from wrpo_ray.pipeline import Pipeline
 from wrpo_ray.planning.plan import plan_run
@@ -24,26 +23,11 @@ AFTER_SFT = {"sample-target-sft", "score-target-sft", "fuse", "reference", "wrpo
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ablation")
-    save_qwen2(folder / "a", chatml_tokenizer())
-    save_llama(folder / "t", headers_tokenizer())
-    rows = [{"prompt": f"question {number}", "answer": str(number)} for number in range(30)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return save_tiny_run(tmp_path_factory.mktemp("ablation"))
 
 
 def pipeline(folder: Path, *overrides: str) -> Pipeline:
-    text = f"""
-run: {{name: r, root: {folder / "runs"}}}
-prompts: {{path: {folder / "prompts.jsonl"}, answer_column: answer}}
-model_defaults: {{engine: {{max_model_len: 128}}, sampling: {{max_tokens: 8}}}}
-sources: [{{name: a, path: {folder / "a"}}}]
-target: {{name: t, path: {folder / "t"}}}
-reward: {{type: verifier}}
-sft: {{learning_rate: 1e-3, max_length: 64, max_prompt_length: 32}}
-wrpo: {{learning_rate: 1e-3, max_length: 64, max_prompt_length: 32}}
-"""
-    return Pipeline(parse_config(text, "c.yaml", overrides))
+    return Pipeline(tiny_run(folder, overrides))
 
 
 def fingerprints(folder: Path, *overrides: str) -> dict[str, str]:

@@ -1,15 +1,14 @@
 """The order of steps, and what changes a fingerprint."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import chatml_tokenizer, headers_tokenizer, save_llama, save_qwen2
+from tests.tiny import chatml_tokenizer, save_qwen2
+from tests.tiny_run import save_tiny_run, tiny_run
 from wrpo_ray.claims import Claim
 from wrpo_ray.config import FuseConfig
-from wrpo_ray.config_file import parse_config
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.pipeline import Pipeline
 from wrpo_ray.steps import StepResult, execute
@@ -18,26 +17,11 @@ from wrpo_ray.submissions import record, submission
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plan")
-    save_qwen2(folder / "a", chatml_tokenizer())
-    save_llama(folder / "t", headers_tokenizer())
-    rows = [{"prompt": f"question {number}", "answer": str(number)} for number in range(30)]
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return save_tiny_run(tmp_path_factory.mktemp("plan"))
 
 
 def config(folder: Path, *overrides: str) -> FuseConfig:
-    text = f"""
-run: {{name: r, root: {folder / "runs"}}}
-prompts: {{path: {folder / "prompts.jsonl"}, answer_column: answer}}
-model_defaults: {{engine: {{max_model_len: 128}}, sampling: {{max_tokens: 8}}}}
-sources: [{{name: a, path: {folder / "a"}}}]
-target: {{name: t, path: {folder / "t"}}}
-reward: {{type: verifier}}
-sft: {{learning_rate: 1e-3, max_length: 64, max_prompt_length: 32}}
-wrpo: {{learning_rate: 1e-3, max_length: 64, max_prompt_length: 32}}
-"""
-    return parse_config(text, "c.yaml", overrides)
+    return tiny_run(folder, overrides)
 
 
 def fingerprints(folder: Path, *overrides: str) -> dict[str, str]:
