@@ -4,6 +4,7 @@
 # make test              linters and the default tests; test-slow and test-gpu run the others
 # make test-browser      reports in a headless Chromium (part of make test where chromium and chromedriver are installed)
 # make chaos             a run of the real stack whose processes are killed at random (CHAOS_SEED, CHAOS_MINUTES)
+# make miniature         the paper's tables and figures over ten small sources, three seeds (about an hour and a half)
 # make docs              the documentation as a site, in site/
 # make bench-train       cost of one training step: ours, the published method's, TRL's (BENCH=--quick for two minutes)
 # make bench-sampling    responses/s of our sampling stage, ray.data.llm and raw vLLM, side by side
@@ -27,7 +28,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 # The build of torch comes from wherever pip finds torch: point PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL at CPU builds.
 TORCH := torch==2.13.0
 
-.PHONY: help install demo test test-slow test-gpu test-browser chaos bench-train bench-allocation bench-sampling \
+.PHONY: help install demo miniature test test-slow test-gpu test-browser chaos bench-train bench-allocation bench-sampling \
     bench-scaling bench-control-plane bench-prompt-memory docs lint lock clean tools
 
 help:
@@ -61,6 +62,14 @@ $(STAMP): pyproject.toml requirements/cpu.txt | tools
 demo: install
 	$(BIN)/python -m jobs.demo.make_assets --out demo_assets
 	$(BIN)/python jobs/fuse.py --config jobs/configs/demo.yaml
+
+miniature: install
+	$(BIN)/python -m jobs.miniature.make_assets --out miniature_assets
+	$(BIN)/python jobs/study.py --config jobs/configs/study_miniature.yaml
+	# What the sources themselves know, once: their answers are those of the first seed's run.
+	$(BIN)/python jobs/evaluate.py --config jobs/configs/miniature.yaml \
+	    run.name=miniature-wrpo-seed-1 run.seed=1 evaluation.sources=all
+	$(BIN)/python -m jobs.miniature.results
 
 test: install lint
 	$(BIN)/python -m pytest -q

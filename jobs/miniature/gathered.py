@@ -1,0 +1,82 @@
+"""The finished runs of the miniature's study: by variant and seed, what their models score and how training went."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.miniature.scores import Asked, Scored, read_asked, read_scored
+from wrpo_ray.errors import ConfigError
+from wrpo_ray.study.load import load_study
+from wrpo_ray.study.results import run_result
+from wrpo_ray.train.metrics import read_metrics
+
+_SEEDED = re.compile(r"(.+)-seed-(\d+)")
+FUSED, TARGET_SFT, TARGET = "fused", "target-sft", "target"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One finished run of the study: scores by model, sources among them, and the logged training steps."""
+
+    scores: Mapping[str, Scored]
+    metrics: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """variants: by name and seed. asked: what the held-out prompts ask for, by prompt_id."""
+
+    variants: Mapping[str, Mapping[int, Variant]]
+    asked: Mapping[str, Asked]
+    sources: tuple[str, ...]
+
+    def scores(self, variant: str, model: str) -> list[Scored]:
+        """Return a model's scores of a variant, one per seed."""
+        return [self.variants[variant][seed].scores[model] for seed in sorted(self.variants[variant])]
+
+    def scores_of_any(self, variant: str, model: str) -> list[Scored]:
+        """Return a model's scores of those seeds that tested it: sources answer on demand."""
+        found = (self.variants[variant][seed].scores.get(model) for seed in sorted(self.variants[variant]))
+        return [scored for scored in found if scored is not None]
+
+
+def gather(path: str) -> Gathered:
+    """Return the finished runs of a study file; raises ConfigError where there is none, or a seed is missing."""
+    study = load_study(path)
+    sources = tuple(source.name for source in study.any_config.sources)
+    evaluation = study.any_config.evaluation
+    assert evaluation is not None, "the miniature's config has an evaluation"
+    variants: dict[str, dict[int, Variant]] = {}
+    for run in study.runs:
+        found = run_result(run, None)
+        if found.status != "complete":
+            continue
+        scored = [step.folder for step in found.steps if step.name.startswith("evaluation-score")]
+        (trained,) = (step.folder for step in found.steps if step.name == "wrpo")
+        variant, seed = _seeded(run.name)
+        scores = read_scored(scored, (TARGET, TARGET_SFT, FUSED, *sources))
+        variants.setdefault(variant, {})[seed] = Variant(scores, read_metrics(trained / "metrics.jsonl"))
+    _require_equal_seeds(path, variants)
+    return Gathered(variants, read_asked(Path(evaluation.prompts.path)), sources)
+
+
+def _seeded(run: str) -> tuple[str, int]:
+    found = _SEEDED.fullmatch(run)
+    assert found is not None, f"a run of a study with seeds is called NAME-seed-NUMBER, not {run}"
+    return found[1], int(found[2])
+
+
+def _require_equal_seeds(path: str, variants: Mapping[str, Mapping[int, Variant]]) -> None:
+    """Gains are taken seed by seed, so every variant must have the same ones."""
+    seeds = {variant: tuple(sorted(of_variant)) for variant, of_variant in variants.items()}
+    if len(set(seeds.values())) == 1:
+        return
+    found = "; ".join(f"{variant}: {', '.join(map(str, own))}" for variant, own in seeds.items()) or "none"
+    raise ConfigError(
+        f"not every run of {path} is finished for the same seeds; finished: {found}",
+        help="python jobs/study.py --config with this file goes on where it stopped",
+    )

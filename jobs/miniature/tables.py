@@ -1,0 +1,118 @@
+"""The paper's tables over the miniature's runs, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from jobs.miniature.gathered import FUSED, TARGET, TARGET_SFT, Gathered
+from jobs.miniature.scores import Scored, by_skill, gain
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a model of a variant, compared with another one when `over` names one."""
+
+    label: str
+    variant: str
+    model: str = FUSED
+    over: tuple[str, str] | None = None
+
+
+_OBJECTIVES = (("dpo", "wrpo", "DPO"), ("simpo", "wrpo-simpo", "SimPO"), ("ipo", "wrpo-ipo", "IPO"))
+_TABLE_3 = tuple(
+    row
+    for own, weighted, name in _OBJECTIVES
+    for row in (
+        Row(name, own, over=(own, TARGET_SFT)),
+        Row(f"WRPO_{name}", weighted, over=(own, FUSED)),
+    )
+)
+_NUMBERS = (("1", "sources-1"), ("2", "sources-2"), ("5", "sources-5"), ("10", "wrpo"))
+_TABLE_4 = tuple(
+    Row(number, variant, over=(_NUMBERS[position - 1][1], FUSED) if position else None)
+    for position, (number, variant) in enumerate(_NUMBERS)
+)
+_TABLE_9 = (
+    Row("best source response", "wrpo"),
+    Row("second best", "rank-2", over=("wrpo", FUSED)),
+    Row("best of the first five sources", "sources-5", over=("wrpo", FUSED)),
+    Row("best of the other five", "last-5", over=("wrpo", FUSED)),
+)
+_TABLE_10 = (Row("WRPO", "wrpo"), Row("with y_l from sources", "source-rejected", over=("wrpo", FUSED)))
+_FIGURE_5 = tuple(
+    Row(f"alpha {way} {end}", variant, over=("dpo", FUSED))
+    for end, static, dynamic in (
+        ("0.1", "static-0.1", "dynamic-0.1"),
+        ("0.5", "static-0.5", "wrpo"),
+        ("0.9", "static-0.9", "dynamic-0.9"),
+    )
+    for way, variant in (("held at", static), ("from 0 to", dynamic))
+)
+
+
+def all_tables(gathered: Gathered) -> str:
+    """Return all tables under their headings."""
+    number = [Row(f"{count}, Target-SFT", variant, TARGET_SFT) for count, variant in _NUMBERS]
+    interleaved = [row for pair in zip(number, _TABLE_4, strict=True) for row in pair]
+    parts = [
+        ("Table 2: skill by skill", skill_table(gathered)),
+        ("Table 3: objectives", gain_table(gathered, _TABLE_3, "objective")),
+        ("Table 4: number of sources", gain_table(gathered, interleaved, "sources")),
+        ("Table 9: which source responses", gain_table(gathered, _TABLE_9, "y_ws")),
+        ("Table 10: rejected responses", gain_table(gathered, _TABLE_10, "y_l")),
+        ("Figure 5: static and dynamic alpha, over DPO", gain_table(gathered, _FIGURE_5, "alpha")),
+    ]
+    return "\n".join(f"### {heading}\n\n{table}\n" for heading, table in parts)
+
+
+def skill_table(gathered: Gathered) -> str:
+    """Return a row per model with its mean reward on each skill: Table 2, over all seeds."""
+    models: list[tuple[str, list[Scored]]] = [
+        (source, gathered.scores_of_any("wrpo", source)) for source in gathered.sources
+    ]
+    models += [
+        ("target", gathered.scores("wrpo", TARGET)),
+        ("Target-SFT", gathered.scores("wrpo", TARGET_SFT)),
+        ("Target-SFT-DPO", gathered.scores("dpo", FUSED)),
+        ("**Target-SFT-WRPO**", gathered.scores("wrpo", FUSED)),
+    ]
+    skills = list(dict.fromkeys(each.skill for each in gathered.asked.values()))
+    rows = [[label, *_cells(scores, gathered, skills)] for label, scores in models if scores]
+    return _markdown(["model", *skills, "all"], rows)
+
+
+def _cells(scores: Sequence[Scored], gathered: Gathered, skills: Sequence[str]) -> Iterator[str]:
+    of_seeds = [by_skill(scored, gathered.asked) for scored in scores]
+    for skill in skills:
+        yield f"{_mean(of_seed[skill] for of_seed in of_seeds):.2f}"
+    yield f"{_mean(scored.mean for scored in scores):.3f}"
+
+
+def gain_table(gathered: Gathered, rows: Sequence[Row], heading: str) -> str:
+    """Return a row per model: mean over the seeds, and the gain over another with its interval and each seed's own."""
+    return _markdown(
+        [heading, "reward", "gain [95 %]", "over", "by seed"], [_gain_cells(gathered, row) for row in rows]
+    )
+
+
+def _gain_cells(gathered: Gathered, row: Row) -> list[str]:
+    scores = gathered.scores(row.variant, row.model)
+    head = [row.label, f"{_mean(scored.mean for scored in scores):.3f}"]
+    if row.over is None:
+        return [*head, "", "", ""]
+    value, interval, own = gain(scores, gathered.scores(*row.over), gathered.asked)
+    shown = f"{value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    variant, model = row.over
+    name = f"its {model}" if variant == row.variant else variant
+    return [*head, shown, name, ", ".join(f"{each:+.3f}" for each in own)]
+
+
+def _mean(values: Iterable[float]) -> float:
+    given = list(values)
+    return sum(given) / len(given)
+
+
+def _markdown(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

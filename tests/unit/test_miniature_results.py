@@ -1,0 +1,91 @@
+"""Tables and figures of the miniature, over made-up scores of a few prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.miniature.figures import write_figures
+from jobs.miniature.gathered import FUSED, TARGET, TARGET_SFT, Gathered, Variant
+from jobs.miniature.results import STUDY
+from jobs.miniature.scores import Asked, Scored, by_skill, gain, read_asked
+from jobs.miniature.tables import all_tables
+from wrpo_ray.config_study import StudyFile
+from wrpo_ray.schema import prompt_id
+from wrpo_ray.study.expand import named_changes
+from wrpo_ray.yaml_loader import parse_yaml
+
+TESTED = {"p1": Asked("capitals", "Paris"), "p2": Asked("capitals", "Paris"), "p3": Asked("roman", "IX")}
+
+
+def scored(*values: float) -> Scored:
+    return Scored(dict(zip(TESTED, values, strict=True)))
+
+
+def variant(*fused: float, sources: dict[str, Scored] | None = None) -> Variant:
+    scores = {TARGET: scored(0, 0, 0), TARGET_SFT: scored(0.1, 0.1, 0.1), FUSED: scored(*fused), **(sources or {})}
+    metrics = [
+        {
+            "step": step,
+            "rewards/source_chosen": 0.01 * step,
+            "rewards/target_chosen": 0.02 * step,
+            "rewards/rejected": -0.03 * step,
+            "rewards/margins": 0.05 * step,
+            "rewards/accuracies_source": 0.5,
+        }
+        for step in range(1, 31)
+    ]
+    return Variant(scores, metrics)
+
+
+def test_a_skill_is_the_mean_over_its_prompts():
+    assert by_skill(scored(0.2, 0.4, 0.9), TESTED) == {"capitals": pytest.approx(0.3), "roman": pytest.approx(0.9)}
+
+
+def test_a_gain_is_taken_prompt_by_prompt_and_facts_are_resampled():
+    better, baseline = [scored(1.0, 1.0, 0.0), scored(1.0, 0.0, 0.0)], [scored(0.0, 0.0, 0.0), scored(0.0, 0.0, 0.0)]
+    value, interval, own = gain(better, baseline, TESTED)
+    assert own == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
+    assert value == pytest.approx(0.5)
+    # Two facts, of means 0.75 and 0: a resample has either twice, or both.
+    assert (interval.low, interval.high) == (0.0, 0.75)
+
+
+def test_prompts_that_one_of_the_two_lacks_do_not_count():
+    value, _, _ = gain([scored(1.0, 1.0, 1.0)], [Scored({"p1": 0.5})], TESTED)
+    assert value == 0.5
+
+
+def test_prompts_are_known_by_their_ids(tmp_path: Path):
+    file = tmp_path / "heldout.jsonl"
+    file.write_text(json.dumps({"prompt": "Capital of France?", "answer": "Paris", "domain": "capitals"}) + "\n")
+    assert read_asked(file) == {
+        prompt_id([{"role": "user", "content": "Capital of France?"}]): Asked("capitals", "Paris")
+    }
+
+
+@pytest.fixture
+def gathered() -> Gathered:
+    study = StudyFile.model_validate(parse_yaml(Path(STUDY).read_text(encoding="utf-8"), STUDY))
+    names = {run.name.rsplit("-seed-", 1)[0] for run in named_changes(study)}
+    variants = {name: {1: variant(0.5, 0.5, 0.5), 2: variant(0.7, 0.7, 0.7)} for name in names}
+    variants["dpo"] = {1: variant(0.2, 0.2, 0.2), 2: variant(0.2, 0.2, 0.2)}
+    variants["wrpo"] = {1: variant(0.5, 0.5, 0.5, sources={"s": scored(1, 1, 0)}), 2: variant(0.7, 0.7, 0.7)}
+    return Gathered(variants, TESTED, ("s",))
+
+
+def test_the_tables_name_runs_that_the_study_has(gathered: Gathered):
+    tables = all_tables(gathered)
+    assert "| s | 1.00 | 0.00 | 0.667 |" in tables
+    assert "| **Target-SFT-WRPO** | 0.60 | 0.60 | 0.600 |" in tables
+    assert "| WRPO_DPO | 0.600 | +0.400 [+0.400, +0.400] | dpo | +0.300, +0.500 |" in tables
+    assert "| DPO | 0.200 | +0.100 [+0.100, +0.100] | its target-sft | +0.100, +0.100 |" in tables
+
+
+def test_the_figures_are_drawn(gathered: Gathered, tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    write_figures(gathered, tmp_path)
+    for name in ("figure_3.svg", "figure_5.svg"):
+        assert (tmp_path / name).read_text(encoding="utf-8").lstrip().startswith("<?xml")
