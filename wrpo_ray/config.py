@@ -81,8 +81,9 @@ class VerifierRewardConfig(Frozen):
     """A rule that compares a response with the prompt's reference answer."""
 
     type: Literal["verifier"]
-    mode: Literal["exact", "numeric"] = "exact"
-    """exact: equal after case, punctuation and space are folded; numeric: the last number, within 1e-6."""
+    mode: Literal["exact", "numeric", "f1"] = "exact"
+    """exact: equal after case, punctuation and space are folded; numeric: the last number, within 1e-6; f1: between
+    wrong_reward and correct_reward by the share of words in common, as SQuAD's F1."""
     correct_reward: float = 1.0
     contained_reward: float = 0.0
     """Reward of a response that holds the answer as whole words among others (mode exact)."""

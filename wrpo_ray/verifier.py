@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from wrpo_ray.config import VerifierRewardConfig
 
@@ -26,11 +27,25 @@ def last_number(text: str) -> float | None:
     return float(found[-1].replace(",", "")) if found else None
 
 
+def word_f1(said: str, expected: str) -> float:
+    """Return the harmonic mean of precision and recall over words, each counted as often as it stands there.
+
+    Source: SQuAD's F1 (https://arxiv.org/abs/1606.05250), which also leaves English articles out. 1 for two empty texts.
+    """
+    given, wanted = said.split(), expected.split()
+    if not given or not wanted:
+        return float(given == wanted)
+    shared = (Counter(given) & Counter(wanted)).total()
+    return 2 * shared / (len(given) + len(wanted))
+
+
 def verify(response: str, answer: str, config: VerifierRewardConfig) -> float:
     """Return the reward of `response` for a prompt whose reference answer is `answer`."""
     if config.mode == "numeric":
         return config.correct_reward if _same_number(response, answer) else config.wrong_reward
     said, expected = fold(response), fold(answer)
+    if config.mode == "f1":
+        return config.wrong_reward + (config.correct_reward - config.wrong_reward) * word_f1(said, expected)
     if not expected:
         # An answer of punctuation alone: only itself is right.
         return config.correct_reward if response.strip() == answer.strip() else config.wrong_reward

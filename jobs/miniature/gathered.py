@@ -52,14 +52,14 @@ def gather(path: str) -> Gathered:
     assert evaluation is not None, "the miniature's config has an evaluation"
     variants: dict[str, dict[int, Variant]] = {}
     for run in study.runs:
-        found = run_result(run, None)
-        if found.status != "complete":
+        steps = {step.name: step.folder for step in run_result(run, None).steps}
+        # Nothing is read of the last step, the export: it is another one once sources have been evaluated as well.
+        if "evaluate" not in steps:
             continue
-        scored = [step.folder for step in found.steps if step.name.startswith("evaluation-score")]
-        (trained,) = (step.folder for step in found.steps if step.name == "wrpo")
+        scored = [folder for name, folder in steps.items() if name.startswith("evaluation-score")]
         variant, seed = _seeded(run.name)
         scores = read_scored(scored, (TARGET, TARGET_SFT, FUSED, *sources))
-        variants.setdefault(variant, {})[seed] = Variant(scores, read_metrics(trained / "metrics.jsonl"))
+        variants.setdefault(variant, {})[seed] = Variant(scores, read_metrics(steps["wrpo"] / "metrics.jsonl"))
     _require_equal_seeds(path, variants)
     return Gathered(variants, read_asked(Path(evaluation.prompts.path)), sources)
 

@@ -17,11 +17,16 @@ from jobs.demo.make_assets import run_in_processes
 from jobs.demo.tiny_models import GPT_NEOX, LLAMA, QWEN2, Recipe, Style
 from jobs.miniature.skills import FACTS_PER_SKILL, SKILLS, load_skill, load_skills
 
-MISTRAL = replace(QWEN2, architecture="mistral", vocabulary_size=576)
-STYLES: tuple[Style, ...] = (QWEN2, GPT_NEOX, replace(LLAMA, vocabulary_size=700), MISTRAL)
+# Of four architectures, no two with the same vocabulary.
+STYLES: tuple[Style, ...] = (
+    replace(QWEN2, vocabulary_size=800),
+    replace(GPT_NEOX, vocabulary_size=900),
+    replace(LLAMA, vocabulary_size=1000),
+    replace(QWEN2, architecture="mistral", vocabulary_size=850),
+)
 _HALF_KNOWN = FACTS_PER_SKILL // 2
-_SOURCE_STEPS = 350
-_TARGET_STEPS = 300
+_SOURCE_STEPS = 500
+_TARGET_STEPS = 200
 
 
 def source_name(number: int) -> str:
@@ -43,14 +48,14 @@ def make_source(number: int, out: Path) -> None:
 def make_target(out: Path) -> None:
     """Train the target on everything, and stop early."""
     known = [question for skill in load_skills() for question in facts.schooling_questions(skill)]
-    style = replace(LLAMA, vocabulary_size=2600)
+    style = replace(LLAMA, vocabulary_size=2400)
     tiny_models.make_trained_model(style, facts.texts(known), known, Recipe(num_steps=_TARGET_STEPS, seed=99), out)
 
 
 def make_prompts(out: Path) -> None:
     """Write the training prompts and the held-out ones, with their skills."""
     skills = load_skills()
-    facts.write_prompts((q for skill in skills for q in facts.train_questions(skill)[::2]), out / "train.jsonl")
+    facts.write_prompts((q for skill in skills for q in facts.train_questions(skill)), out / "train.jsonl")
     facts.write_prompts((q for skill in skills for q in facts.heldout_questions(skill)), out / "heldout.jsonl")
 
 

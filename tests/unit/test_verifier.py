@@ -51,6 +51,25 @@ def test_numeric(response: str, answer: str, reward: float) -> None:
     assert verify(response, answer, NUMERIC) == reward
 
 
+@pytest.mark.parametrize(
+    ("response", "answer", "reward"),
+    [
+        ("Went, gone, going.", "went, gone, going", 2.0),
+        # Order does not count, repetition does: one of three words is shared.
+        ("going went gone", "went, gone, going", 2.0),
+        ("went went went", "went, gone, going", -1 + 3 * (1 / 3)),
+        # Precision 2 of 4, recall 2 of 3.
+        ("it went, going, gon", "went, gone, going", -1 + 3 * (4 / 7)),
+        ("nothing", "went, gone, going", -1.0),
+        ("", "went", -1.0),
+        ("...", "?!", 2.0),
+    ],
+)
+def test_f1(response: str, answer: str, reward: float) -> None:
+    config = VerifierRewardConfig(type="verifier", mode="f1", correct_reward=2.0, wrong_reward=-1.0)
+    assert verify(response, answer, config) == pytest.approx(reward)
+
+
 def test_last_number() -> None:
     assert last_number("from 3 to .5") == 0.5
     assert last_number("no digits") is None
