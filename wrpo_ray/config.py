@@ -20,6 +20,7 @@ from wrpo_ray.config_models import AnySource, EngineConfig, ModelConfig, ModelFi
 from wrpo_ray.config_models import OpenAISourceConfig as OpenAISourceConfig
 from wrpo_ray.config_models import SourceConfig as SourceConfig
 from wrpo_ray.config_planning import PlanningConfig, PricesConfig
+from wrpo_ray.config_ray import RayConfig
 
 
 class RunConfig(Frozen):
@@ -252,19 +253,6 @@ class TrackingConfig(Frozen):
     tensorboard: bool = False
     wandb_project: str | None = None
     mlflow_tracking_uri: str | None = None
-
-
-class RayConfig(Frozen):
-    """Which Ray cluster runs the job."""
-
-    address: str | None = None
-    """`local` starts one; none uses RAY_ADDRESS (set inside `ray job submit`) and starts a local one without it."""
-    num_cpus: PositiveInt | None = None
-    """Logical CPUs of a local cluster; none counts the machine's cores."""
-    log_to_driver: bool = False
-    """Repeat what the workers print; Ray's session folder keeps it in any case."""
-    num_models_ahead: Annotated[int, Field(ge=0)] = 1
-    """Models whose files are brought to the nodes before their turn, while others work; 0 waits with each."""
 
 
 class ExportConfig(Frozen):

@@ -24,6 +24,7 @@ from wrpo_ray.storage.location import Location
 
 _ROLES = ("system", "user", "assistant")
 _MAX_SHOWN = 20
+_MAX_CHARACTERS = 2**24
 _LARGEST_EXACT_INTEGER = 2**53
 
 
@@ -190,6 +191,9 @@ def _text(value: Any, what: str) -> str:
         raise _RowError(value, f"{what} must be text", "write it as text", "WRPO-D010")
     if not value.strip():
         raise _RowError(value, f"{what} is empty", "remove the row", "WRPO-D011")
+    if len(value) > _MAX_CHARACTERS:
+        rule = f"{what} has more than {_MAX_CHARACTERS} characters, more than any model reads"
+        raise _RowError(value, rule, "cut it, or remove the row", "WRPO-D050")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wrpo_ray.config import EngineConfig, ModelFiles
 from wrpo_ray.engines.groups import given_group
+from wrpo_ray.loopback import keep_stores_on_loopback
 from wrpo_ray.models import local_model
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def start_engine(files: ModelFiles, engine: EngineConfig, num_gpus: float, **arg
     if num_gpus == 0:
         for name, value in CPU_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+    keep_stores_on_loopback()
     from vllm import LLM
 
     return LLM(**engine_arguments(files, engine, num_gpus), **arguments)

@@ -1,0 +1,158 @@
+"""Token authentication of the Ray cluster that a run works on: it is on, or the config says that it need not be.
+
+Whoever reaches an open cluster runs code on all of its nodes (CVE-2023-48022), so what the environment claims is not
+believed: the cluster is asked something without a token, and must refuse.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wrpo_ray.config import RayConfig
+from wrpo_ray.errors import ConfigError
+
+log = logging.getLogger(__name__)
+MODE = "RAY_AUTH_MODE"
+_ANSWER_TIMEOUT_S = 10.0
+_FIX = (
+    "start its nodes with RAY_AUTH_MODE=token and one token (`ray get-auth-token --generate`), or say that anybody who"
+    " reaches it may run code on it: ray.allow_open_cluster=true"
+)
+
+
+def prepare_token(config: RayConfig, address: str) -> None:
+    """See to it that this process shows a token where there is one; a local cluster gets one that others cannot read.
+
+    Raises ConfigError when the environment turns authentication off and the config does not say that it may be.
+    """
+    mode = os.environ.get(MODE, "").strip().lower()
+    if mode and mode != "token":
+        if not config.allow_open_cluster:
+            raise ConfigError(f"{MODE}={mode} turns the token authentication of Ray off", code="WRPO-C120", help=_FIX)
+        return
+    has_token = _has_token()
+    if address == "local" and not has_token:
+        _make_token_file()
+    if address != "local" and not has_token:
+        # The cluster will say whether it wants one.
+        return
+    os.environ[MODE] = "token"
+    _believe_environment()
+    _tell_who_may_read()
+
+
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Turn what Ray raises for a missing or wrong token into a ConfigError."""
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"the Ray cluster does not let this process in: {str(error).splitlines()[0]}", code="WRPO-C121",
+            help="set RAY_AUTH_TOKEN_PATH to a file with the cluster's token, or put it into ~/.ray/auth_token",
+        ) from error  # fmt: skip
+
+
+def require_closed(config: RayConfig, gcs_address: str) -> None:
+    """Raise ConfigError when the cluster answers whoever asks and the config does not allow that."""
+    if not answers_anybody(gcs_address):
+        return
+    if not config.allow_open_cluster:
+        raise ConfigError(
+            f"the Ray cluster at {gcs_address} has no token authentication: whoever reaches it can run code on it",
+            code="WRPO-C120", help=_FIX,
+        )  # fmt: skip
+    log.warning("the Ray cluster at %s has no token authentication; ray.allow_open_cluster permits that", gcs_address)
+
+
+def answers_anybody(gcs_address: str) -> bool:
+    """Tell whether a cluster answers a request that shows no token.
+
+    gcs_address: host:port of its control store. Raises ConfigError when that cannot be told.
+    """
+    import grpc
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    # A proxy for web pages has no business between nodes.
+    with grpc.insecure_channel(gcs_address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        try:
+            stub.GetAllNodeInfo(gcs_service_pb2.GetAllNodeInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
+        except grpc.RpcError as error:
+            return _refused(error.code(), gcs_address)  # pyright: ignore[reportAttributeAccessIssue]
+    return True
+
+
+def _refused(code: object, gcs_address: str) -> bool:
+    """Return False when an error's code says that the request was not let in; raises ConfigError for any other."""
+    import grpc
+
+    # With mutual TLS, who has no certificate is not even heard.
+    with_tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true") and code == grpc.StatusCode.UNAVAILABLE
+    if with_tls or code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return False
+    name = getattr(code, "name", code)
+    raise ConfigError(
+        f"the Ray cluster at {gcs_address} does not say whether it wants a token: {name}", code="WRPO-C121",
+        help="look at the cluster's head, then run the same command again",
+    )  # fmt: skip
+
+
+def _has_token() -> bool:
+    from ray._raylet import AuthenticationTokenLoader
+
+    return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+
+
+def _believe_environment() -> None:
+    """Have Ray read its environment again: it did so when it was imported."""
+    from ray._raylet import Config
+
+    Config.initialize("")
+
+
+def _token_file() -> Path:
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(named) if named else Path.home() / ".ray" / "auth_token"
+
+
+def _make_token_file() -> None:
+    """Write a new token where Ray looks for it; Ray itself would leave it readable to everybody on the machine."""
+    from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
+    from ray._raylet import AuthenticationTokenLoader
+
+    place = _token_file()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+    except FileExistsError:
+        # Another start of this user's was first; or the file is empty, which Ray says by itself.
+        return
+    except OSError as error:
+        raise ConfigError(
+            f"Ray's token cannot be written to {place}: {error.strerror}", code="WRPO-C056",
+            help="set HOME to a folder of yours, or RAY_AUTH_TOKEN_PATH to a file that holds a token",
+        ) from error  # fmt: skip
+    with os.fdopen(descriptor, "w") as file:
+        file.write(generate_new_authentication_token())
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _tell_who_may_read() -> None:
+    """Warn about a token file that other users of the machine can read."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    place = _token_file()
+    try:
+        mode = place.stat().st_mode
+    except OSError:
+        return
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning("other users of this machine can read Ray's token; mend it with: chmod 600 %s", place)

@@ -1,0 +1,29 @@
+"""Codes of what is not trusted: open clusters (C120s), places (C130s), files and texts of others (D050s)."""
+
+from __future__ import annotations
+
+from wrpo_ray.error_codes.entry import Entry
+
+TRUST = {
+    "WRPO-C120": Entry(
+        "a Ray cluster that lets everybody in",
+        "Without token authentication, whoever reaches the cluster runs code on all of its nodes.",
+        "Start its nodes with RAY_AUTH_MODE=token and one token; or permit it with ray.allow_open_cluster=true, where "
+        "nobody else reaches it.",
+    ),
+    "WRPO-C121": Entry(
+        "the Ray cluster does not let the run in",
+        "The cluster has token authentication; this process has no token, or another one.",
+        "Set RAY_AUTH_TOKEN_PATH to a file with the cluster's token, or put it into ~/.ray/auth_token.",
+    ),
+    "WRPO-D050": Entry(
+        "more data than can be meant",
+        "A file declares, or a row holds, more than prompts of its kind can have; reading it would fill the memory.",
+        "Write the file again, or remove the row.",
+    ),
+    "WRPO-D051": Entry(
+        "a link that leads out of its folder",
+        "A folder that came from elsewhere could make the run read any file of this machine.",
+        "Name the file itself, or copy it into the folder.",
+    ),
+}

@@ -1,0 +1,55 @@
+"""Sockets of a run on one machine: they listen on the loopback address, where no other machine reaches them.
+
+Ray is told its node's address, vLLM and gloo theirs through the environment. What torch leaves to no setting is its
+key-value store: it listens on all addresses of the machine (torch/csrc/distributed/c10d/TCPStore.cpp), except on a
+socket that it is handed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LOOPBACK = "127.0.0.1"
+# Taken over by every process of a local cluster. NCCL: its bootstrap; data goes through shared memory or NVLink.
+ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": LOOPBACK}
+
+
+@contextmanager
+def on_loopback_alone() -> Iterator[None]:
+    """Have what is started by the body, and by its children, listen on the loopback address where it asks at all."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def keep_stores_on_loopback() -> None:
+    """Have torch's key-value stores of this process listen on the loopback address when they are reached by it.
+
+    On a cluster they are reached by the node's address and stay as they are.
+    """
+    # The package has a function of the same name.
+    rendezvous: Any = importlib.import_module("torch.distributed.rendezvous")
+    if rendezvous.TCPStore is not _tcp_store:
+        rendezvous.TCPStore = _tcp_store
+
+
+def _tcp_store(host_name: str, port: int, **options: Any) -> Any:
+    """Return torch's TCPStore, on a socket of its own address where it is this process that serves it."""
+    from torch.distributed import TCPStore
+
+    if options.get("is_master") and host_name in (LOOPBACK, "localhost"):
+        # The store closes it; without a listener of its own, torch would bind to every address.
+        options["master_listen_fd"] = socket.create_server((LOOPBACK, port)).detach()
+    return TCPStore(host_name, port, **options)
