@@ -1,4 +1,5 @@
-"""Codes of what is not trusted: open clusters (C120s), places (C130s), files and texts of others (D050s)."""
+"""Codes of what is not trusted: open clusters (C120s), places (C130s), files and texts of others (D050s),
+names in records (S050s)."""
 
 from __future__ import annotations
 
@@ -16,6 +17,16 @@ TRUST = {
         "The cluster has token authentication; this process has no token, or another one.",
         "Set RAY_AUTH_TOKEN_PATH to a file with the cluster's token, or put it into ~/.ray/auth_token.",
     ),
+    "WRPO-C130": Entry(
+        "a place that a run must not use",
+        "A path or URI holds control characters or `..`, is of an unknown kind, or lies where the system shows itself.",
+        "Name a folder or file, s3://bucket/key or gs://bucket/key, spelled out.",
+    ),
+    "WRPO-C131": Entry(
+        "the address of a metadata service",
+        "Link-local addresses hand out the credentials of the machine; no model or tracking server is there.",
+        "Name the host that serves it.",
+    ),
     "WRPO-D050": Entry(
         "more data than can be meant",
         "A file declares, or a row holds, more than prompts of its kind can have; reading it would fill the memory.",
@@ -25,5 +36,15 @@ TRUST = {
         "a link that leads out of its folder",
         "A folder that came from elsewhere could make the run read any file of this machine.",
         "Name the file itself, or copy it into the folder.",
+    ),
+    "WRPO-S050": Entry(
+        "a record names a file outside of its folder",
+        "Manifests, commits and checkpoints name files below their own folder; this record was not written by a run.",
+        "Find out who wrote it; wrpo-ray inspect RUN --repair removes what does not verify.",
+    ),
+    "WRPO-S051": Entry(
+        "a link in a run's folder leads out of it",
+        "What the run writes there would land elsewhere.",
+        "Remove the link; a root of runs that is itself a link is fine.",
     ),
 }
