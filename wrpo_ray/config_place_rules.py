@@ -50,11 +50,8 @@ def _broken_path(place: str, value: str) -> str | None:
 
 
 def _broken_uri(place: str, value: str) -> str | None:
-    if place == "run.root" or place.endswith("prompts.path"):
-        known = True
-    else:
-        known = _BUCKET.fullmatch(value) is not None
-    if not known:
+    told_elsewhere = place == "run.root" or place.endswith("prompts.path")
+    if not told_elsewhere and not _BUCKET.fullmatch(value):
         return "must be a path, s3://bucket/key or gs://bucket/key, without user, query or port"
     # `..` names an object of its own in a bucket, and a folder higher up to tools that tidy paths.
     segments = unquote(value).split("/")[3:]
