@@ -6,12 +6,14 @@ believed: the cluster is asked something without a token, and must refuse.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from wrpo_ray.config import RayConfig
 from wrpo_ray.errors import ConfigError
@@ -78,13 +80,14 @@ def answers_anybody(gcs_address: str) -> bool:
     gcs_address: host:port of its control store. Raises ConfigError when that cannot be told.
     """
     import grpc
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+    from ray.core.generated import gcs_service_pb2_grpc
 
+    messages: Any = importlib.import_module("ray.core.generated.gcs_service_pb2")
     # A proxy for web pages has no business between nodes.
     with grpc.insecure_channel(gcs_address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
         try:
-            stub.GetAllNodeInfo(gcs_service_pb2.GetAllNodeInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
+            stub.GetAllNodeInfo(messages.GetAllNodeInfoRequest(), timeout=_ANSWER_TIMEOUT_S)
         except grpc.RpcError as error:
             return _refused(error.code(), gcs_address)  # pyright: ignore[reportAttributeAccessIssue]
     return True
@@ -106,16 +109,17 @@ def _refused(code: object, gcs_address: str) -> bool:
 
 
 def _has_token() -> bool:
-    from ray._raylet import AuthenticationTokenLoader
-
-    return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+    return bool(_raylet().AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
 
 
 def _believe_environment() -> None:
     """Have Ray read its environment again: it did so when it was imported."""
-    from ray._raylet import Config
+    _raylet().Config.initialize("")
 
-    Config.initialize("")
+
+def _raylet() -> Any:
+    """Return Ray's compiled part, of which nobody knows the types."""
+    return importlib.import_module("ray._raylet")
 
 
 def _token_file() -> Path:
@@ -126,7 +130,6 @@ def _token_file() -> Path:
 def _make_token_file() -> None:
     """Write a new token where Ray looks for it; Ray itself would leave it readable to everybody on the machine."""
     from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
-    from ray._raylet import AuthenticationTokenLoader
 
     place = _token_file()
     try:
@@ -142,7 +145,7 @@ def _make_token_file() -> None:
         ) from error  # fmt: skip
     with os.fdopen(descriptor, "w") as file:
         file.write(generate_new_authentication_token())
-    AuthenticationTokenLoader.instance().reset_cache()
+    _raylet().AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _tell_who_may_read() -> None:

@@ -49,6 +49,11 @@ class PromptsConfig(Frozen):
     """Column with the prompt: strings, or lists of {role, content} (system and multi-turn included)."""
     answer_column: str | None = None
     """Column with the reference answer, for the rule-based verifier; rows without one hold null."""
+    control_tokens: Literal["neutralise", "drop", "refuse"] = "neutralise"
+    """What becomes of prompts whose text holds what looks like a control token of a chat model, such as `<|im_end|>`.
+
+    neutralise: models read it as plain text; an endpoint is sent it as it is. drop: such prompts are left out and
+    counted. refuse: the run does not start, and names them."""
     sft_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 1 / 3
     """Share of prompts for SFT, by a hash of prompt_id; the rest is for preference optimisation (paper: 1/3)."""
 

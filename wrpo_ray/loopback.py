@@ -47,9 +47,8 @@ def keep_stores_on_loopback() -> None:
 
 def _tcp_store(host_name: str, port: int, **options: Any) -> Any:
     """Return torch's TCPStore, on a socket of its own address where it is this process that serves it."""
-    from torch.distributed import TCPStore
-
+    distributed: Any = importlib.import_module("torch.distributed")
     if options.get("is_master") and host_name in (LOOPBACK, "localhost"):
         # The store closes it; without a listener of its own, torch would bind to every address.
         options["master_listen_fd"] = socket.create_server((LOOPBACK, port)).detach()
-    return TCPStore(host_name, port, **options)
+    return distributed.TCPStore(host_name, port, **options)

@@ -37,6 +37,11 @@ TRUST = {
         "A folder that came from elsewhere could make the run read any file of this machine.",
         "Name the file itself, or copy it into the folder.",
     ),
+    "WRPO-D052": Entry(
+        "a control token in a prompt's text",
+        "Text such as <|im_end|> could end the turn that it stands in, for a model that takes it for its own token.",
+        "Repair the text; or set prompts.control_tokens to neutralise (it is read as plain text) or drop.",
+    ),
     "WRPO-S050": Entry(
         "a record names a file outside of its folder",
         "Manifests, commits and checkpoints name files below their own folder; this record was not written by a run.",
