@@ -18,7 +18,7 @@ OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "..", "", "a\0b", "data/.."]
 def test_names_in_records(tmp_path: Path, name: str) -> None:
     with pytest.raises(StorageError) as caught:
         FileEntry(name, 1, "0" * 64, None)
-    assert caught.value.code == "WRPO-S050"
+    assert caught.value.code == "WRPO-S060"
     with pytest.raises(StorageError):
         locate(tmp_path) / name
 
@@ -37,7 +37,7 @@ def test_manifest_that_names_a_file_elsewhere(tmp_path: Path) -> None:
     (folder / "manifest.json").write_sealed({**raw, "files": [{**raw["files"][0], "path": "../../etc/passwd"}]})
     with pytest.raises(StorageError) as caught:
         read_manifest(folder)
-    assert caught.value.code == "WRPO-S050"
+    assert caught.value.code == "WRPO-S060"
     assert "'../../etc/passwd'" in str(caught.value)
 
 
@@ -50,7 +50,7 @@ def test_links_that_leave_the_root(tmp_path: Path, depth: str) -> None:
     place.symlink_to(outside)
     with pytest.raises(StorageError) as caught:
         require_no_links_out(layout_of(str(root), "r").folder)
-    assert caught.value.code == "WRPO-S051"
+    assert caught.value.code == "WRPO-S061"
     assert str(place) in str(caught.value)
 
 

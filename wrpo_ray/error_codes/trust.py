@@ -1,5 +1,5 @@
 """Codes of what is not trusted: open clusters (C120s), places (C130s), files and texts of others (D050s),
-names in records (S050s)."""
+names in records (S060s)."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ TRUST = {
         "Text such as <|im_end|> could end the turn that it stands in, for a model that takes it for its own token.",
         "Repair the text; or set prompts.control_tokens to neutralise (it is read as plain text) or drop.",
     ),
-    "WRPO-S050": Entry(
+    "WRPO-S060": Entry(
         "a record names a file outside of its folder",
         "Manifests, commits and checkpoints name files below their own folder; this record was not written by a run.",
         "Find out who wrote it; wrpo-ray inspect RUN --repair removes what does not verify.",
     ),
-    "WRPO-S051": Entry(
+    "WRPO-S061": Entry(
         "a link in a run's folder leads out of it",
         "What the run writes there would land elsewhere.",
         "Remove the link; a root of runs that is itself a link is fine.",

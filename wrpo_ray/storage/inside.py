@@ -21,7 +21,7 @@ def require_no_links_out(folder: Location) -> None:
     for path in _folders(run):
         if path.is_symlink() and not path.resolve().is_relative_to(root):
             raise StorageError(
-                f"{path} is a link to {path.resolve()}, outside of {root}", code="WRPO-S051",
+                f"{path} is a link to {path.resolve()}, outside of {root}", code="WRPO-S061",
                 help="remove the link; a root of runs that is itself a link is fine",
             )  # fmt: skip
 

@@ -130,7 +130,7 @@ def require_below(name: str) -> None:
     Names come from records too (manifests, commits), which somebody else may have written.
     """
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
-        raise StorageError(f"{name!a} is no name of a file below a run's folder", code="WRPO-S050")
+        raise StorageError(f"{name!a} is no name of a file below a run's folder", code="WRPO-S060")
 
 
 def json_bytes(value: Any) -> bytes:
