@@ -135,10 +135,10 @@ def _make_token_file() -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
-    except FileExistsError:
-        # Another start of this user's was first; or the file is empty, which Ray says by itself.
-        return
     except OSError as error:
+        if place.is_file():
+            # Another start of this user's was first; or the file is empty, and Ray fills it.
+            return
         raise ConfigError(
             f"Ray's token cannot be written to {place}: {error.strerror}", code="WRPO-C056",
             help="set HOME to a folder of yours, or RAY_AUTH_TOKEN_PATH to a file that holds a token",
