@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 EXTENSION_KEY = b"ARROW:extension:name"
@@ -24,7 +25,7 @@ _MAX_RATIO = 200
 _MAX_ROWS_PER_BYTE, _FREE_ROWS = 8, 2**16
 
 
-def footer_of(stream: BinaryIO) -> bytes:
+def footer_of(stream: BinaryIO | pa.NativeFile) -> bytes:
     """Return the metadata of a Parquet file: its length and four magic bytes stand at the very end.
 
     Raises ValueError when they do not, or when the metadata would be larger than the file or than 64 MiB.
@@ -39,6 +40,17 @@ def footer_of(stream: BinaryIO) -> bytes:
         raise ValueError(f"the metadata is declared as {declared} bytes, in a file of {size}")
     stream.seek(size - 8 - declared)
     return stream.read()
+
+
+def require_plain(stream: BinaryIO | pa.NativeFile) -> None:
+    """Raise ArrowInvalid for what is no Parquet file, or holds an Arrow extension type; then go back to the start."""
+    try:
+        footer = footer_of(stream)
+    except ValueError as error:
+        raise pa.ArrowInvalid(str(error)) from error
+    if has_extension_type(footer):
+        raise pa.ArrowInvalid("a column has an Arrow extension type, which may run code when it is read")
+    stream.seek(0)
 
 
 def has_extension_type(footer: bytes) -> bool:

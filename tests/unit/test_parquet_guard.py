@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -11,9 +13,14 @@ import pytest
 
 from wrpo_ray import parquet_guard, prompt_files
 from wrpo_ray.config import PromptsConfig
-from wrpo_ray.parquet_guard import footer_of, oversized, text_leaves
+from wrpo_ray.errors import StorageError
+from wrpo_ray.parquet_guard import footer_of, oversized, require_plain, text_leaves
 from wrpo_ray.prompt_files import FileRow, read_rows
 from wrpo_ray.prompts import check_prompts
+from wrpo_ray.run_inspect.files import measure
+from wrpo_ray.storage.location import locate
+from wrpo_ray.storage.manifest import FileEntry
+from wrpo_ray.storage.tables import read_verified
 
 MIB = 2**20
 
@@ -115,3 +122,27 @@ def test_link_that_leads_out_of_a_folder(tmp_path: Path, saved: bool) -> None:
     if saved:
         (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "../../link.jsonl"}]}))
     assert refusal(folder)[:2] == ("WRPO-D051", str(folder / "link.jsonl"))
+
+
+def with_extension(path: Path) -> Path:
+    metadata = {b"ARROW:extension:name": b"ray.data.arrow_pickled_object", b"ARROW:extension:metadata": b"cposix"}
+    schema = pa.schema([pa.field("prompt_id", pa.string(), metadata=metadata)])
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])], schema=schema), path)
+    return path
+
+
+def test_a_runs_own_files_hold_no_extension_types_either(tmp_path: Path) -> None:
+    """A run's folder may come from somebody else, with manifests that fit: report and inspect read it."""
+    content = with_extension(tmp_path / "x.parquet").read_bytes()
+    entry = FileEntry("x.parquet", len(content), hashlib.sha256(content).hexdigest(), 1)
+    with pytest.raises(StorageError, match="Arrow extension type") as caught:
+        read_verified(locate(tmp_path), entry, pa.schema([("prompt_id", pa.string())]))
+    assert caught.value.code == "WRPO-S013"
+    measured = measure(locate(tmp_path) / "x.parquet", parquet=True)
+    assert "Arrow extension type" in str(measured.problem)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"x" * 100, b"PAR1" + b"\xff" * 4 + b"PAR1"])
+def test_what_is_no_parquet_file(content: bytes) -> None:
+    with pytest.raises(pa.ArrowInvalid):
+        require_plain(io.BytesIO(content))
