@@ -13,6 +13,7 @@ from wrpo_ray.cluster_auth import prepare_token, refusals_told, require_closed
 from wrpo_ray.config import FuseConfig, RayConfig, VerifierRewardConfig
 from wrpo_ray.errors import ConfigError, Problem, list_problems
 from wrpo_ray.loopback import LOOPBACK, on_loopback_alone
+from wrpo_ray.process_trust import require_safe_process
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def connected(config: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    require_safe_process()
     address = cluster_address(config)
     # Ray is pinned; data.replicas has no other way to name the replicas of Ray Data's pools before 2.64.
     warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")

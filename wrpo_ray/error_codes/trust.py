@@ -17,6 +17,11 @@ TRUST = {
         "The cluster has token authentication; this process has no token, or another one.",
         "Set RAY_AUTH_TOKEN_PATH to a file with the cluster's token, or put it into ~/.ray/auth_token.",
     ),
+    "WRPO-C122": Entry(
+        "a setting that lets data run code",
+        "The variable, or Python's optimisation, takes away a check that keeps messages and files from running code.",
+        "Unset it where the run is started, and on all nodes.",
+    ),
     "WRPO-C130": Entry(
         "a place that a run must not use",
         "A path or URI holds control characters or `..`, is of an unknown kind, or lies where the system shows itself.",
