@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from wrpo_ray.cluster_auth import prepare_token, refusals_told, require_closed
 from wrpo_ray.config import FuseConfig, RayConfig, VerifierRewardConfig
 from wrpo_ray.errors import ConfigError, Problem, list_problems
-from wrpo_ray.loopback import LOOPBACK, on_loopback_alone
+from wrpo_ray.loopback import on_loopback_alone
 from wrpo_ray.process_trust import require_safe_process
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def _started(config: RayConfig, address: str) -> Iterator[None]:
             if address == "local":
                 ray.init(
                     address="local", num_cpus=config.num_cpus, include_dashboard=False,
-                    log_to_driver=config.log_to_driver, _node_ip_address=LOOPBACK,
+                    log_to_driver=config.log_to_driver,
                 )  # fmt: skip
             else:
                 ray.init(address=address, log_to_driver=config.log_to_driver)

@@ -1,6 +1,8 @@
 """Sockets of a run on one machine: they listen on the loopback address, where no other machine reaches them.
 
-Ray is told its node's address, vLLM and gloo theirs through the environment. What torch leaves to no setting is its
+Ray is told to behave as on a Mac, where no other machine can join and its node is called 127.0.0.1: a loopback address
+that is given to it by hand it replaces by a real one (ray/_private/services.py, resolve_ip_for_localhost). vLLM and
+gloo are told theirs through the environment. What torch leaves to no setting is its
 key-value store: it listens on all addresses of the machine (torch/csrc/distributed/c10d/TCPStore.cpp), except on a
 socket that it is handed.
 """
@@ -16,17 +18,26 @@ from typing import Any
 
 LOOPBACK = "127.0.0.1"
 # Taken over by every process of a local cluster. NCCL: its bootstrap; data goes through shared memory or NVLink.
-ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "VLLM_HOST_IP": LOOPBACK}
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "VLLM_HOST_IP": LOOPBACK,
+}
 
 
 @contextmanager
 def on_loopback_alone() -> Iterator[None]:
     """Have what is started by the body, and by its children, listen on the loopback address where it asks at all."""
+    # Read from the environment when Ray was imported, which may have been before.
+    constants: Any = importlib.import_module("ray._private.ray_constants")
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    may_be_joined, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
     os.environ.update(ENVIRONMENT)
     try:
         yield
     finally:
+        constants.ENABLE_RAY_CLUSTER = may_be_joined
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
