@@ -10,7 +10,7 @@ import importlib
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,19 @@ def prepare_token(config: RayConfig, address: str) -> None:
     os.environ[MODE] = "token"
     _believe_environment()
     _tell_who_may_read()
+
+
+def shown_token(environment: Mapping[str, str] = os.environ) -> str:
+    """Return what the environment says of Ray's token, and who may read it; never the token."""
+    mode = environment.get(MODE, "").strip().lower()
+    if mode and mode != "token":
+        return f"{MODE}={mode}: no token is asked for; a run refuses that (ray.allow_open_cluster)"
+    if environment.get("RAY_AUTH_TOKEN"):
+        return "in RAY_AUTH_TOKEN"
+    place = _token_file()
+    if not place.is_file():
+        return f"none yet; a local run makes one in {place}"
+    return f"in {place}" + (" (others on this machine can read it: chmod 600)" if _is_open(place) else "")
 
 
 @contextmanager
@@ -153,9 +166,13 @@ def _tell_who_may_read() -> None:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     place = _token_file()
-    try:
-        mode = place.stat().st_mode
-    except OSError:
-        return
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
+    if _is_open(place):
         log.warning("other users of this machine can read Ray's token; mend it with: chmod 600 %s", place)
+
+
+def _is_open(place: Path) -> bool:
+    """Tell whether other users of the machine can read a file; of one that is not there nobody can."""
+    try:
+        return bool(place.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    except OSError:
+        return False

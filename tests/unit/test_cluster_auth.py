@@ -13,8 +13,8 @@ from typing import Any
 import grpc
 import pytest
 
-from wrpo_ray import cluster_auth
-from wrpo_ray.cluster_auth import answers_anybody, prepare_token, refusals_told, require_closed
+from wrpo_ray import cluster_auth, doctor
+from wrpo_ray.cluster_auth import answers_anybody, prepare_token, refusals_told, require_closed, shown_token
 from wrpo_ray.config import RayConfig
 from wrpo_ray.errors import ConfigError
 
@@ -164,3 +164,18 @@ def test_refusal_of_ray_is_told() -> None:
     with pytest.raises(ConfigError, match="does not let this process in: no token") as caught, refusals_told():
         raise AuthenticationError("no token")
     assert caught.value.code == "WRPO-C121"
+
+
+@pytest.mark.usefixtures("ray_part")
+def test_what_doctor_says_of_the_token(tmp_path: Path) -> None:
+    place = tmp_path / ".ray" / "auth_token"
+    assert shown_token({}) == f"none yet; a local run makes one in {place}"
+    place.parent.mkdir()
+    place.write_text("c4nary-c4nary-c4nary")
+    place.chmod(0o644)
+    assert shown_token({}) == f"in {place} (others on this machine can read it: chmod 600)"
+    place.chmod(0o600)
+    assert shown_token({}) == f"in {place}"
+    assert shown_token({"RAY_AUTH_TOKEN": "c4nary-c4nary"}) == "in RAY_AUTH_TOKEN"
+    assert "a run refuses that" in shown_token({"RAY_AUTH_MODE": "disabled"})
+    assert dict(doctor.diagnose().facts)["Ray token"] == f"in {place}"
