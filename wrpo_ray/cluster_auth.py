@@ -37,11 +37,10 @@ def prepare_token(config: RayConfig, address: str) -> None:
         if not config.allow_open_cluster:
             raise ConfigError(f"{MODE}={mode} turns the token authentication of Ray off", code="WRPO-C120", help=_FIX)
         return
-    has_token = _has_token()
-    if address == "local" and not has_token:
+    if address == "local" and not _has_token():
         _make_token_file()
-    if address != "local" and not has_token:
-        # The cluster will say whether it wants one.
+    if address != "local" and not mode and not (_wants_token(address) and _has_token()):
+        # A token is shown to nobody who does not ask for it; whether the cluster may be open is looked at when joined.
         return
     os.environ[MODE] = "token"
     _believe_environment()
@@ -104,6 +103,12 @@ def answers_anybody(gcs_address: str) -> bool:
         except grpc.RpcError as error:
             return _refused(error.code(), gcs_address)  # pyright: ignore[reportAttributeAccessIssue]
     return True
+
+
+def _wants_token(address: str) -> bool:
+    """Tell whether the cluster at an address asks for a token; True where only Ray can tell which cluster that is."""
+    host, _, port = address.rpartition(":")
+    return not (host and port.isdecimal() and "/" not in host and answers_anybody(address))
 
 
 def _refused(code: object, gcs_address: str) -> bool:

@@ -75,13 +75,25 @@ def test_local_cluster_gets_a_token_of_its_own(tmp_path: Path) -> None:
     assert place.read_text() == before
 
 
-def test_a_cluster_elsewhere_is_shown_the_token_that_is_there(ray_part: SimpleNamespace, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_open", "has_token", "shown"), [
+    (False, True, True), (False, False, False), (True, True, False), (True, False, False),
+])  # fmt: skip
+def test_a_token_is_shown_to_who_asks_for_it(
+    is_open: bool, has_token: bool, shown: bool, ray_part: SimpleNamespace, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(cluster_auth, "answers_anybody", lambda address: is_open)
+    ray_part.token = has_token
     prepare_token(CLOSED, "10.0.0.1:6379")
-    assert "RAY_AUTH_MODE" not in os.environ
+    assert (os.environ.get("RAY_AUTH_MODE"), ray_part.initialized) == (("token", 1) if shown else (None, 0))
     assert not (tmp_path / ".ray").exists()
+
+
+@pytest.mark.parametrize("address", ["auto", "ray://10.0.0.1:10001"])
+def test_only_ray_knows_which_cluster_that_is(address: str, ray_part: SimpleNamespace) -> None:
     ray_part.token = True
-    prepare_token(CLOSED, "10.0.0.1:6379")
-    assert (os.environ["RAY_AUTH_MODE"], ray_part.initialized) == ("token", 1)
+    prepare_token(CLOSED, address)
+    assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
 @pytest.mark.parametrize(("mode", "warns"), [(0o600, False), (0o644, True), (0o640, True)])
