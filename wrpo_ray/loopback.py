@@ -9,6 +9,7 @@ socket that it is handed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import socket
@@ -61,5 +62,8 @@ def _tcp_store(host_name: str, port: int, **options: Any) -> Any:
     distributed: Any = importlib.import_module("torch.distributed")
     if options.get("is_master") and host_name in (LOOPBACK, "localhost"):
         # The store closes it; without a listener of its own, torch would bind to every address.
-        options["master_listen_fd"] = socket.create_server((LOOPBACK, port)).detach()
+        # One that this process serves at that port already is shared (multi_tenant) and takes no new socket; when
+        # another process is there, torch fails as it always would.
+        with contextlib.suppress(OSError):
+            options["master_listen_fd"] = socket.create_server((LOOPBACK, port)).detach()
     return distributed.TCPStore(host_name, port, **options)

@@ -65,6 +65,9 @@ def test_torch_store_of_a_group_on_this_machine() -> None:
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
     try:
         distributed.barrier()
+        rendezvous = importlib.import_module("torch.distributed.rendezvous")
+        again = rendezvous.TCPStore("127.0.0.1", port, world_size=1, is_master=True, multi_tenant=True)
+        again.set("key", "value")
         assert listening() - before <= {"127.0.0.1"}
     finally:
         distributed.destroy_process_group()
