@@ -6,11 +6,14 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from wrpo_ray.cluster_auth import prepare_token, refusals_told, require_closed
 from wrpo_ray.config import FuseConfig, RayConfig, VerifierRewardConfig
 from wrpo_ray.errors import ConfigError, Problem, list_problems
+from wrpo_ray.loopback import on_loopback_alone
+from wrpo_ray.process_trust import require_safe_process
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +38,35 @@ def connected(config: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    require_safe_process()
     address = cluster_address(config)
     # Ray is pinned; data.replicas has no other way to name the replicas of Ray Data's pools before 2.64.
     warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
     # Ray Data tells the plan of every single pass; the steps of the run are enough.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    if address == "local":
-        ray.init(address="local", num_cpus=config.num_cpus, include_dashboard=False, log_to_driver=config.log_to_driver)
-    else:
-        ray.init(address=address, log_to_driver=config.log_to_driver)
-    # The whole run has one display (live.show): a bar for every pass would write over it.
-    DataContext.get_current().enable_progress_bars = False
-    log.info("Ray cluster %s: %s", address, _shown_resources(ray.cluster_resources()))
+    prepare_token(config, address)
+    with on_loopback_alone() if address == "local" else nullcontext(), _started(config, address):
+        # The whole run has one display (live.show): a bar for every pass would write over it.
+        DataContext.get_current().enable_progress_bars = False
+        log.info("Ray cluster %s: %s", address, _shown_resources(ray.cluster_resources()))
+        yield
+
+
+@contextmanager
+def _started(config: RayConfig, address: str) -> Iterator[None]:
+    """Start or join the cluster, and let go of it afterwards, or when it lets in whoever asks."""
+    import ray
+
     try:
+        with refusals_told():
+            if address == "local":
+                ray.init(
+                    address="local", num_cpus=config.num_cpus, include_dashboard=False,
+                    log_to_driver=config.log_to_driver,
+                )  # fmt: skip
+            else:
+                ray.init(address=address, log_to_driver=config.log_to_driver)
+        require_closed(config, ray.get_runtime_context().gcs_address)
         yield
     finally:
         ray.shutdown()

@@ -20,6 +20,7 @@ from wrpo_ray.config_models import AnySource, EngineConfig, ModelConfig, ModelFi
 from wrpo_ray.config_models import OpenAISourceConfig as OpenAISourceConfig
 from wrpo_ray.config_models import SourceConfig as SourceConfig
 from wrpo_ray.config_planning import PlanningConfig, PricesConfig
+from wrpo_ray.config_ray import RayConfig
 
 
 class RunConfig(Frozen):
@@ -48,6 +49,11 @@ class PromptsConfig(Frozen):
     """Column with the prompt: strings, or lists of {role, content} (system and multi-turn included)."""
     answer_column: str | None = None
     """Column with the reference answer, for the rule-based verifier; rows without one hold null."""
+    control_tokens: Literal["neutralise", "drop", "refuse"] = "neutralise"
+    """What becomes of prompts whose text holds what looks like a control token of a chat model, such as `<|im_end|>`.
+
+    neutralise: models read it as plain text; an endpoint is sent it as it is. drop: such prompts are left out and
+    counted. refuse: the run does not start, and names them."""
     sft_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 1 / 3
     """Share of prompts for SFT, by a hash of prompt_id; the rest is for preference optimisation (paper: 1/3)."""
 
@@ -253,19 +259,6 @@ class TrackingConfig(Frozen):
     tensorboard: bool = False
     wandb_project: str | None = None
     mlflow_tracking_uri: str | None = None
-
-
-class RayConfig(Frozen):
-    """Which Ray cluster runs the job."""
-
-    address: str | None = None
-    """`local` starts one; none uses RAY_ADDRESS (set inside `ray job submit`) and starts a local one without it."""
-    num_cpus: PositiveInt | None = None
-    """Logical CPUs of a local cluster; none counts the machine's cores."""
-    log_to_driver: bool = False
-    """Repeat what the workers print; Ray's session folder keeps it in any case."""
-    num_models_ahead: Annotated[int, Field(ge=0)] = 1
-    """Models whose files are brought to the nodes before their turn, while others work; 0 waits with each."""
 
 
 class ExportConfig(Frozen):

@@ -50,6 +50,10 @@ class RowsConfig(Frozen):
     response_special_tokens_only: Literal["keep", "drop", "quarantine"] = "drop"
     response_cut: Literal["keep", "drop", "quarantine"] = "keep"
     """A response that was cut at max_tokens."""
+    response_control_tokens: Literal["keep", "drop", "quarantine"] = "keep"
+    """A response whose text holds what looks like a control token of a chat model, such as `<|im_end|>`.
+
+    Kept, it is neutralised: reward model and training read it as the plain text that it is."""
     responses_identical: Literal["keep", "drop", "quarantine"] = "keep"
     """All responses of all sources to one prompt are the same text."""
     max_fraction: Fraction = 0.05

@@ -20,6 +20,7 @@ from wrpo_ray.config import (
 )
 from wrpo_ray.config_endpoint_rules import endpoint_problems, shown
 from wrpo_ray.config_evaluation_rules import RUNS_OWN_MODELS, evaluation_problems
+from wrpo_ray.config_place_rules import place_problems
 from wrpo_ray.errors import Problem
 from wrpo_ray.redaction import HIDDEN, has_secret, is_secret_name, redacted
 
@@ -58,6 +59,7 @@ def broken_rules(config: FuseConfig) -> list[Problem]:
         *_run(config),
         *_secrets(config),
         *_free_values(config),
+        *place_problems(_leaves(config.model_dump(mode="json"), config)),
         *_names(config),
         *_model_files(config),
         *_engines(config),

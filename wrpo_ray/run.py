@@ -28,6 +28,7 @@ from wrpo_ray.redaction import redacted
 from wrpo_ray.scheduling.ray_nodes import read_nodes
 from wrpo_ray.scheduling.runner import StepRunner
 from wrpo_ray.steps import EVALUATION, Step, complete, execute
+from wrpo_ray.storage.inside import require_no_links_out
 from wrpo_ray.storage.lease import Lease, NoLease, held
 from wrpo_ray.storage.leftovers import remove_leftovers
 from wrpo_ray.storage.manifest import Manifest, layout_of
@@ -50,6 +51,7 @@ def driving(config: FuseConfig) -> Iterator[Lease | NoLease]:
     """
     layout = layout_of(config.run.root, config.run.name)
     probe(layout.folder)
+    require_no_links_out(layout.folder)
     with held(layout.leases, config.run.lease_timeout_s, on_lost=stop) as lease:
         # What killed writers had not finished; whoever still lives has finished it long since.
         if num_removed := remove_leftovers(layout.folder, older_than_s=_LEFTOVER_AGE_S):

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from wrpo_ray.config import RowsConfig
+from wrpo_ray.control_text import holds_control_text
 from wrpo_ray.quarantine import policy
 from wrpo_ray.schema import ScoredResponse
 
 # What can be odd about a response; its policy decides whether it may be chosen or rejected.
 RESPONSE_CODES = ("response_empty", "response_special_tokens_only", "response_cut", "responses_identical")
+CONTROL_TOKENS = "response_control_tokens"
 
 
 class SourceChoice(NamedTuple):
@@ -46,10 +48,16 @@ def response_code(response: ScoredResponse) -> str | None:
     return "response_cut" if response.finish_reason == "length" else None
 
 
+def response_codes(response: ScoredResponse) -> list[str]:
+    """Return everything that is odd about a response: see response_code, and control tokens in its text."""
+    code = response_code(response)
+    found = [] if code is None else [code]
+    return [*found, CONTROL_TOKENS] if holds_control_text([response.text]) else found
+
+
 def is_usable(response: ScoredResponse, rows: RowsConfig) -> bool:
     """Tell whether a response may be chosen or rejected."""
-    code = response_code(response)
-    return code is None or policy(code, rows) == "keep"
+    return all(policy(code, rows) == "keep" for code in response_codes(response))
 
 
 def best_source(

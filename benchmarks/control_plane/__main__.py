@@ -67,7 +67,6 @@ def main() -> None:
 
 def measured(root: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run everything below `root` and return what was seen."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])
     start_logging()
     config = written_config(root, options)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.canaries import CANARIES, TOKEN, assert_nothing_told, assert_only_with_token
 from wrpo_ray.schema import Quadruple
 from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.tables import parquet_entries, read_rows
@@ -28,9 +29,13 @@ EVALUATION = "evaluation={prompts: {path: ./jobs/smoke/heldout.jsonl}, sampling:
 
 
 def job_environment() -> dict[str, str]:
-    """Return the environment of an operator who works in this virtual environment and has no other cluster in mind."""
+    """Return the environment of an operator who works in this virtual environment and has no other cluster in mind.
+
+    It holds secrets, the cluster's token among them: see canaries.
+    """
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return {**kept, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**kept, **CANARIES, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PATH": path}
 
 
 def free_ports(count: int) -> list[int]:
@@ -41,12 +46,16 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def session_folder() -> Path:
+    """Return where the cluster of this process keeps its files; Ray's sockets must have short paths."""
+    return Path("/tmp") / f"wrpo-{os.getpid()}"
+
+
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A cluster of its own, started as an operator does; yields the address of its dashboard."""
     gcs, dashboard, client, agent = free_ports(4)
-    # Ray's sockets must have short paths.
-    session = Path("/tmp") / f"wrpo-{os.getpid()}"
+    session = session_folder()
     environment = job_environment()
     command = [
         RAY, "start", "--head", "--block", "--num-cpus=4", "--node-ip-address=127.0.0.1", f"--port={gcs}",
@@ -88,6 +97,8 @@ def test_smoke_config_as_a_job_on_a_real_cluster(cluster: str, tmp_path: Path) -
     )
     assert submitted.returncode == 0, submitted.stdout[-4000:] + submitted.stderr[-2000:]
     run = tmp_path / "runs" / "smoke"
+    assert_only_with_token(cluster)
+    assert_nothing_told(cluster, [tmp_path, session_folder()], submitted.stdout + submitted.stderr)
     (folder,) = (run / "fuse").iterdir()
     assert parquet_entries(locate(folder))
     assert all(row.target_chosen_reward > row.rejected_reward for row in read_rows(locate(folder), Quadruple))

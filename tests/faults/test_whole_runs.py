@@ -22,6 +22,7 @@ import pytest
 from tests.faults.fake_engine import FaultFolder, wait_until
 from tests.faults.multi_raylet import raylets
 from tests.tiny import chatml_tokenizer, save_llama
+from wrpo_ray.cluster_auth import answers_anybody
 from wrpo_ray.schema import Quadruple, ResponseWithLogps
 from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.manifest import read_manifest
@@ -43,7 +44,8 @@ class Bench:
     def start(self, name: str, *arguments: str, faults: str | None = None) -> subprocess.Popen[str]:
         command = [
             sys.executable, "-m", "tests.faults.driver", str(self.folder / "config.yaml"),
-            str(self.faults(faults or name)), f"run.name={name}", f"ray.address={self.address}", *arguments,
+            str(self.faults(faults or name)), f"run.name={name}", f"ray.address={self.address}",
+            "ray.allow_open_cluster=true", *arguments,
         ]  # fmt: skip
         environment = {
             **os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY), "SECRET_TOKEN": CANARY,
@@ -124,6 +126,12 @@ def clean(bench: Bench) -> tuple[list[Quadruple], dict[str, str]]:
     assert preference is not None
     assert bench.prompts_drawn("clean") == 2 * NUM_PROMPTS + preference.summary["num_preference"]
     return result(bench.run_folder("clean"))
+
+
+def test_a_cluster_without_tokens_is_joined_only_on_demand(bench: Bench) -> None:
+    assert answers_anybody(bench.address)
+    code, output = bench.finish("open", "ray.allow_open_cluster=false")
+    assert (code, "WRPO-C120" in output) == (2, True), output
 
 
 def make_slow(bench: Bench, name: str, clean_rows: list[Quadruple], seconds: float = 0.4) -> None:

@@ -66,6 +66,9 @@ def test_steps_come_in_reading_order(folder: Path) -> None:
         "wrpo.reference_check_tolerance=0.5",
         "wrpo.micro_batch_tokens=777",
         "min_sources=1",
+        "ray.allow_open_cluster=true",
+        # No prompt here holds any.
+        "prompts.control_tokens=drop",
     ],
 )
 def test_how_a_step_is_run_changes_no_fingerprint(folder: Path, override: str) -> None:
@@ -91,6 +94,10 @@ def test_what_changes_a_result_changes_the_steps_from_there_on(folder: Path) -> 
     # Which rows are left out changes results; whether they count against the budget does not.
     assert changed(folder, "rows.response_empty=quarantine", "rows.reward_not_finite=drop") == set()
     assert "score-a" not in changed(folder, "rows.response_empty=keep")
+    left_out = changed(folder, "rows.response_control_tokens=drop")
+    assert "score-a" not in left_out
+    assert left_out >= {"select_sft", "fuse"}
+    assert left_out == changed(folder, "rows.response_control_tokens=quarantine")
     assert changed(folder, "rows.response_empty=keep") >= {"select_sft", "fuse"}
     after_sft = {"sft", "sample-target-sft", "score-target-sft", "fuse", "reference", "wrpo", "export"}
     assert changed(folder, "sft.learning_rate=2e-3") == after_sft
@@ -152,3 +159,11 @@ def test_only_needs_a_known_step_with_complete_inputs(folder: Path) -> None:
 def test_room_is_kept_for_the_parts_of_joins(folder: Path) -> None:
     claims = {step.name: step.claim for step in Pipeline(config(folder)).steps}
     assert claims["select_sft"] == claims["fuse"] == Claim(num_cpus=0.5)
+
+
+def test_what_came_later_is_in_no_fingerprint_where_it_changes_nothing(folder: Path) -> None:
+    """Runs that began before it was there go on: the identity is what it was."""
+    steps = {step.name: step for step in Pipeline(config(folder)).steps}
+    kept = ["response_cut", "responses_identical"]
+    assert steps["select_sft"].identity == {"source_order": ["a"], "kept": kept}
+    assert steps["fuse"].identity == {"source_order": ["a"], "kept": kept}

@@ -26,7 +26,7 @@ from wrpo_ray.selection import (
     best_sources,
     by_prompt,
     has_two_usable,
-    response_code,
+    response_codes,
     target_pair,
     with_worse_rejected,
     worst_source,
@@ -73,8 +73,11 @@ class Findings:
         """Note the code of every response that has one."""
         for response in responses:
             self.num_responses += 1
-            if (code := response_code(response)) is not None:
+            for code in response_codes(response):
                 self.note(f"{response.prompt_id}:{response.source}:{response.sample_index}", code)
+                if policy(code, self.rows) != "keep":
+                    # Left out for one reason, and counted for that.
+                    break
 
     def note(self, item: str, code: str) -> None:
         """Note one row with `code`."""

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from wrpo_ray.config import EngineConfig, ModelFiles
 from wrpo_ray.engines.groups import given_group
+from wrpo_ray.loopback import keep_stores_on_loopback
 from wrpo_ray.models import local_model
+from wrpo_ray.process_trust import require_safe_process
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -32,9 +34,11 @@ def start_engine(files: ModelFiles, engine: EngineConfig, num_gpus: float, **arg
     nothing is left reserved when the actor ends. Only an engine larger than a node has actors of Ray's for workers, in
     a placement group that data.replicas removes (Ray Data's would stay: https://github.com/ray-project/ray/issues/64035).
     """
+    require_safe_process()
     if num_gpus == 0:
         for name, value in CPU_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+    keep_stores_on_loopback()
     from vllm import LLM
 
     return LLM(**engine_arguments(files, engine, num_gpus), **arguments)

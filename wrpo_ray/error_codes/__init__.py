@@ -14,9 +14,10 @@ from wrpo_ray.error_codes.machine import MACHINE
 from wrpo_ray.error_codes.models import MODELS
 from wrpo_ray.error_codes.plans import PLANS
 from wrpo_ray.error_codes.running import RUNNING
+from wrpo_ray.error_codes.trust import TRUST
 from wrpo_ray.errors import ConfigError
 
-CATALOGUE: dict[str, Entry] = dict(sorted((INPUTS | EVALUATION | PLANS | MODELS | MACHINE | RUNNING).items()))
+CATALOGUE: dict[str, Entry] = dict(sorted((INPUTS | EVALUATION | PLANS | MODELS | MACHINE | RUNNING | TRUST).items()))
 GROUPS = {
     "B": "Bugs",
     "C": "Configuration and this machine",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from wrpo_ray.addresses import leads_to_metadata
 from wrpo_ray.config import OpenAISourceConfig
 from wrpo_ray.endpoints import headers, key_problem, normal_url
 from wrpo_ray.errors import Problem
@@ -21,6 +22,10 @@ def check_endpoint(place: str, source: OpenAISourceConfig) -> Iterator[Problem]:
         rule = f"this environment variable {reason}"
         fix = "set it where the run is started and on all nodes, or leave api_key_env out for an endpoint without keys"
         yield Problem(f"{place}.api_key_env", source.api_key_env, rule, fix, "WRPO-C080")
+        return
+    if (found := leads_to_metadata(source.base_url)) is not None:
+        rule = f"its host is {found}, the address of a cloud's metadata service or another link-local one"
+        yield Problem(f"{place}.base_url", normal_url(source.base_url), rule, "name another host", "WRPO-C131")
         return
     status, reason = _status_of_models(source)
     if status is None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wrpo_ray.errors import StorageError
+from wrpo_ray.parquet_guard import require_plain
 from wrpo_ray.report.folder import StepFacts
 from wrpo_ray.storage.location import Location
 
@@ -30,7 +31,9 @@ def pieces(step: StepFacts, columns: Iterable[str], rows_per_piece: int = ROWS_P
     for entry in step.data:
         place = step.folder / entry.path
         try:
-            file = pq.ParquetFile(opened(place), pre_buffer=place.local_path is None)
+            stream = opened(place)
+            require_plain(stream)
+            file = pq.ParquetFile(stream, pre_buffer=place.local_path is None)
             if missing := [name for name in names if name not in file.schema_arrow.names]:
                 raise StorageError(f"{place} lacks the columns {', '.join(missing)}", code="WRPO-S015", help=_REPAIR)
             yield from file.iter_batches(rows_per_piece, columns=names)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wrpo_ray.errors import StorageError
+from wrpo_ray.parquet_guard import require_plain
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
 
@@ -78,6 +79,8 @@ def _on_disk(place: Location) -> Iterator[Path]:
 
 def _with_rows(measured: Measured, path: Path) -> Measured:
     try:
+        with path.open("rb") as stream:
+            require_plain(stream)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read()
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:

@@ -21,6 +21,8 @@ class Location:
     key: str
 
     def __truediv__(self, name: str) -> Location:
+        """Return what is called `name` below this; raises StorageError for a name that leads elsewhere."""
+        require_below(name)
         return Location(self.store, f"{self.key}/{name}" if self.key else name)
 
     def __str__(self) -> str:
@@ -120,6 +122,15 @@ class Location:
     def now(self) -> float:
         """See Store.now; this is the folder of the probe."""
         return self.store.now(self.key)
+
+
+def require_below(name: str) -> None:
+    """Raise StorageError for a name that does not lie below the folder that it is put behind.
+
+    Names come from records too (manifests, commits), which somebody else may have written.
+    """
+    if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise StorageError(f"{name!a} is no name of a file below a run's folder", code="WRPO-S060")
 
 
 def json_bytes(value: Any) -> bytes:

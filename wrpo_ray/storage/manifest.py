@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wrpo_ray.errors import StorageError
-from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.location import Location, locate, require_below
 
 MANIFEST = "manifest.json"
 
@@ -34,6 +34,7 @@ class FileEntry:
     key_range: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
+        require_below(self.path)
         # JSON has no tuples; what is read back must equal what was written.
         if self.key_range is not None:
             object.__setattr__(self, "key_range", tuple(self.key_range))

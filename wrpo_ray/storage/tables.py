@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wrpo_ray.errors import StorageError
+from wrpo_ray.parquet_guard import require_plain
 from wrpo_ray.schema import Row, to_rows, to_table
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry, require_manifest
@@ -139,6 +141,7 @@ def read_verified(folder: Location, entry: FileEntry, schema: pa.Schema) -> pa.T
     place = folder / entry.path
     content = verified_bytes(folder, entry)
     try:
+        require_plain(io.BytesIO(content))
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise StorageError(f"{place} is no Parquet file: {error}", code="WRPO-S013", help=_REPAIR) from error

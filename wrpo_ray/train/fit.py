@@ -60,7 +60,9 @@ def died_while_starting(error: Exception) -> bool:
 def _fit_once(worker: Callable[[dict[str, Any]], dict[str, Any]], job: TrainJob) -> dict[str, Any]:
     """Run one fit of Ray Train; raises its TrainingFailedError."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
+
+    from wrpo_ray.train.process_group import LoopbackTorchConfig
 
     train = job.train
     on_gpu = train.num_gpus_per_worker > 0
@@ -69,7 +71,7 @@ def _fit_once(worker: Callable[[dict[str, Any]], dict[str, Any]], job: TrainJob)
         trainer = TorchTrainer(
             worker,
             train_loop_config=job.model_dump(mode="json"),
-            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+            torch_config=LoopbackTorchConfig(backend="nccl" if on_gpu else "gloo"),
             scaling_config=ScalingConfig(num_workers=train.num_workers, use_gpu=on_gpu, resources_per_worker=resources),
             run_config=RunConfig(
                 # Never the same twice: Ray Train reads back what it finds under a name, and a cut file there would
