@@ -25,9 +25,15 @@ def open_to_others(pid: int | None = None) -> set[str]:
         found |= {
             f"{name} {each.laddr.ip}:{each.laddr.port}"
             for each in sockets
-            if each.laddr and _takes_messages(each) and not ipaddress.ip_address(each.laddr.ip).is_loopback
+            if each.laddr and _takes_messages(each) and not _is_loopback(each.laddr.ip)
         }
     return found
+
+
+def _is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    # Python 3.11 does not look into ::ffff:127.0.0.1, which gRPC binds.
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).is_loopback
 
 
 def _takes_messages(found: object) -> bool:
