@@ -1,0 +1,51 @@
+"""A network with an object store and a Ray cluster of two machines, for whoever may make network namespaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.clusters.fusions import Fusion, Result
+from tests.clusters.machines import machines
+from tests.clusters.network import HUB_ADDRESS, listener_in, network, why_not
+from tests.clusters.ray_cluster import RayCluster
+from tests.clusters.site import Site
+from tests.storage.s3_server import running_server, served_on
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """A network without machines yet, and a bucket that they and this process reach."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    with running_server() as server, network() as net, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        with listener_in(net.hub) as listener, served_on(server.application, listener) as port:
+            inside = server.environment | {"AWS_ENDPOINT_URL": f"http://{HUB_ADDRESS}:{port}"}
+            with machines(net, inside) as made:
+                yield Site(made, server, server.new_bucket())
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(site: Site) -> RayCluster:
+    """The cluster of all tests, which `cluster` hands out."""
+    return RayCluster(site.machines)
+
+
+@pytest.fixture
+def cluster(shared_cluster: RayCluster) -> RayCluster:
+    """A head without CPUs for work and one worker, as the manifests for Kubernetes have them."""
+    shared_cluster.require("worker")
+    return shared_cluster
+
+
+@pytest.fixture(scope="session")
+def peace(site: Site, shared_cluster: RayCluster) -> Result:
+    """What a fusion gives when nothing happens to it."""
+    shared_cluster.require("worker")
+    fusion = Fusion(site, shared_cluster, "peace")
+    fusion.start()
+    fusion.require_success()
+    return fusion.result()

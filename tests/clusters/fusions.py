@@ -1,0 +1,110 @@
+"""The smoke fusion as a job on a cluster, with models and run in a bucket."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from tests.clusters.machines import REPOSITORY
+from tests.clusters.ray_cluster import RayCluster
+from tests.clusters.site import Site, wait_until
+from wrpo_ray.schema import Quadruple
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.tables import read_rows
+from wrpo_ray.train.metrics import METRICS_FILE
+
+_FUSE = ("python", "jobs/fuse.py", "--config", "jobs/configs/smoke.yaml")
+_SOURCES, _MODELS = ("source-qwen2", "source-neox"), ("source-qwen2", "source-neox", "target")
+# Sampling in many small pieces and training in many steps, so that things can happen in between.
+_SLOW = (
+    *(f"{place}.sampling.{value}" for place in (*(f"sources.{name}" for name in _SOURCES), "target")
+      for value in ("max_tokens=32", "num_samples=4")),
+    *(f"{place}.resources.prompts_per_shard=1" for place in (*(f"sources.{name}" for name in _SOURCES), "target")),
+    *(f"{step}.{value}" for step in ("sft", "wrpo") for value in ("num_epochs=4", "checkpoint_every_steps=1")),
+    "run.lease_timeout_s=20",
+)  # fmt: skip
+NUM_SHARDS = 24
+END_S = 600.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """Quadruples, and the loss of each step of both trainings, bit for bit."""
+
+    quadruples: list[Quadruple]
+    losses: dict[str, list[str]]
+
+
+@dataclass
+class Fusion:
+    """A run and the jobs that were submitted for it."""
+
+    site: Site
+    cluster: RayCluster
+    name: str
+    overrides: tuple[str, ...] = ()
+    jobs: list[str] = field(default_factory=list)
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """What leads the config to models in the bucket."""
+        smoke = REPOSITORY / "jobs" / "smoke"
+        places = {name: self.site.upload(smoke / name, f"models/{name}") for name in (*_MODELS, "reward")}
+        sources = (f"sources.{name}.path={places[name]}" for name in _SOURCES)
+        return *sources, f"target.path={places['target']}", f"reward.path={places['reward']}"
+
+    def start(self) -> None:
+        """Submit the run, or submit it again."""
+        self.jobs.append(f"{self.name}-{len(self.jobs) + 1}")
+        where = (f"run.root=s3://{self.site.bucket}/runs", f"run.name={self.name}")
+        self.cluster.submit(self.jobs[-1], [*_FUSE, *where, *self.models, *_SLOW, *self.overrides])
+
+    def require_success(self) -> None:
+        """Wait for the end of the last job, which must be a good one."""
+        state = self.cluster.wait_for(self.jobs[-1], END_S)
+        assert state == "SUCCEEDED", self.log()[-8000:]
+
+    def log(self) -> str:
+        """What the last job has printed."""
+        return self.cluster.logs(self.jobs[-1])
+
+    def commits(self, step: str) -> int:
+        """Return how many shards of a step are committed."""
+        return len(self.site.keys(f"runs/{self.name}/{step}/", "/commits/"))
+
+    def wait_for_commits(self, step: str, number: int = 1) -> None:
+        """Wait until a step has committed so many shards; it must have some left."""
+        wait_until(lambda: self.commits(step) >= number, END_S, self.log)
+        assert self.commits(step) < NUM_SHARDS, f"{step} was too quick for this test"
+
+    def wait_for_checkpoint(self, step: str) -> None:
+        """Wait until a training has stored a checkpoint; it must not be done."""
+        place = f"runs/{self.name}/{step}/"
+        wait_until(lambda: bool(self.site.keys(place, "/checkpoints/")), END_S, self.log)
+        assert not self.site.keys(place, "/manifest.json"), f"{step} was too quick for this test"
+
+    def folder(self, step: str) -> Location:
+        """Return where a finished step lies."""
+        above = locate(f"s3://{self.site.bucket}/runs/{self.name}/{step}")
+        (fingerprint,) = {place.relative_to(above).split("/")[0] for place in above.walk()}
+        return above / fingerprint
+
+    def result(self) -> Result:
+        """Return what the run gave."""
+        losses = {}
+        for step in ("sft", "wrpo"):
+            lines = (self.folder(step) / METRICS_FILE).read_bytes().decode().splitlines()
+            losses[step] = [float(json.loads(line)["loss"]).hex() for line in lines]
+        return Result(read_rows(self.folder("fuse"), Quadruple), losses)
+
+    def shard_rows(self, step: str) -> tuple[int, int]:
+        """Return the rows of a sampling step, and how many of them are different requests."""
+        import pyarrow.parquet as pq
+        from pyarrow import BufferReader
+
+        keys = []
+        for place in (self.folder(step) / "data").walk():
+            table = pq.read_table(BufferReader(place.read_bytes()), columns=["prompt_id", "sample_index"])
+            keys += list(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
+        return len(keys), len(set(keys))

@@ -1,0 +1,130 @@
+"""A Ray cluster with token authentication on machines of a small network, and jobs submitted to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.clusters.machines import REPOSITORY, Machine, Machines
+
+_PORT, _DASHBOARD = 6379, 8265
+_STORE_BYTES = 200 * 2**20
+_START_S = 180.0
+
+
+@dataclass
+class RayCluster:
+    """A head and workers, by name."""
+
+    machines: Machines
+    nodes: dict[str, Machine] = field(default_factory=dict)
+
+    def require(self, *workers: str) -> None:
+        """Start the head and these workers if they do not run, and end any others."""
+        for name in [*set(self.nodes) - {"head", *workers}]:
+            self.lose(name)
+        if "head" not in self.nodes:
+            self.start_head()
+        for name in workers:
+            if name not in self.nodes:
+                self.start_worker(name)
+
+    def start_head(self, num_cpus: int = 0) -> None:
+        """Start the head and wait until it takes jobs."""
+        self.nodes["head"] = self.machines.start("head", [
+            "ray", "start", "--head", "--block", f"--port={_PORT}", f"--num-cpus={num_cpus}",
+            "--node-ip-address={address}", "--include-dashboard=true", "--dashboard-host=0.0.0.0",
+            f"--dashboard-port={_DASHBOARD}", f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats",
+        ])  # fmt: skip
+        self._wait(lambda: self.job("list").returncode == 0, "the head takes no jobs")
+
+    def start_worker(self, name: str, num_cpus: int = 4) -> None:
+        """Start a worker and wait until the head counts it among the living."""
+        head = f"{self.nodes['head'].address}:{_PORT}"
+        self.nodes[name] = self.machines.start(name, [
+            "ray", "start", "--block", f"--address={head}", f"--num-cpus={num_cpus}", "--node-ip-address={address}",
+            f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats",
+        ])  # fmt: skip
+        self._wait(lambda: name in self.living(), f"{name} does not join")
+
+    def lose(self, *names: str) -> None:
+        """Cut machines off and end them: nobody is told that they are gone."""
+        for name in names:
+            self.machines.network.unplug(name)
+        for name in names:
+            self.nodes.pop(name).lose()
+
+    def cut_off(self, name: str, seconds: float) -> None:
+        """Let nothing reach a machine for a while."""
+        self.machines.network.unplug(name)
+        time.sleep(seconds)
+        self.machines.network.plug_in(name)
+
+    def living(self) -> list[str]:
+        """Return the host names of the nodes that the head takes for alive."""
+        listed = self._as_operator(
+            ["ray", "list", "nodes", "--format", "json", "--address", self.url, "--filter", "state=ALIVE"]
+        )
+        if listed.returncode != 0:
+            return []
+        by_address = {machine.address: name for name, machine in self.nodes.items()}
+        nodes = [node["node_ip"] for node in json.loads(listed.stdout or "[]")]
+        return sorted(by_address.get(address, address) for address in nodes)
+
+    @property
+    def url(self) -> str:
+        """Where jobs are submitted to."""
+        return f"http://{self.nodes['head'].address}:{_DASHBOARD}"
+
+    def submit(self, submission_id: str, command: Sequence[str], working_dir: Path = REPOSITORY) -> None:
+        """Submit a job and return when the cluster has taken it."""
+        told = self._as_operator(
+            [
+                "ray", "job", "submit", "--no-wait", "--address", self.url, "--submission-id", submission_id,
+                "--working-dir", str(working_dir), "--", *command,
+            ]
+        )  # fmt: skip
+        assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
+
+    def job(self, what: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `ray job WHAT`."""
+        return self._as_operator(["ray", "job", what, "--address", self.url, *arguments])
+
+    def state(self, submission_id: str) -> str:
+        """Return what the cluster says of a job: RUNNING, SUCCEEDED, ..."""
+        said = self.job("status", submission_id)
+        words = (said.stdout + said.stderr).upper()
+        states = [name for name in ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "STOPPED") if name in words]
+        return states[-1] if states else f"unknown: {words[-300:]}"
+
+    def logs(self, submission_id: str) -> str:
+        """Return what a job has printed."""
+        said = self.job("logs", submission_id)
+        return said.stdout + said.stderr
+
+    def wait_for(self, submission_id: str, timeout_s: float) -> str:
+        """Wait for a job's end and return its state."""
+        deadline = time.monotonic() + timeout_s
+        while (state := self.state(submission_id)) in ("PENDING", "RUNNING") or state.startswith("unknown"):
+            assert time.monotonic() < deadline, f"still {state}:\n{self.logs(submission_id)[-6000:]}"
+            time.sleep(3)
+        return state
+
+    def _as_operator(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.machines.operator(command), env=self.machines.operator_environment(), cwd=REPOSITORY,
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+
+    def _wait(self, holds: Callable[[], bool], complaint: str) -> None:
+        deadline = time.monotonic() + _START_S
+        while not holds():
+            ended = [name for name, machine in self.nodes.items() if machine.outside.poll() is not None]
+            logs = "\n".join(machine.log[-3000:] for machine in self.nodes.values())
+            assert not ended, f"{ended} ended\n{logs}"
+            assert time.monotonic() < deadline, f"{complaint}\n{logs}"
+            time.sleep(1)
