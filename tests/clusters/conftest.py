@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.clusters.fusions import Fusion, Result
+from tests.clusters.fusions import Result, slow_fusion
 from tests.clusters.machines import machines
 from tests.clusters.network import HUB_ADDRESS, listener_in, network, why_not
 from tests.clusters.ray_cluster import RayCluster
@@ -45,7 +45,7 @@ def cluster(shared_cluster: RayCluster) -> RayCluster:
 def peace(site: Site, shared_cluster: RayCluster) -> Result:
     """What a fusion gives when nothing happens to it."""
     shared_cluster.require("worker")
-    fusion = Fusion(site, shared_cluster, "peace")
+    fusion = slow_fusion(site, shared_cluster, "peace")
     fusion.start()
     fusion.require_success()
     return fusion.result()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from tests.clusters.machines import REPOSITORY
 from tests.clusters.ray_cluster import RayCluster
@@ -15,15 +15,18 @@ from wrpo_ray.storage.tables import read_rows
 from wrpo_ray.train.metrics import METRICS_FILE
 
 _FUSE = ("python", "jobs/fuse.py", "--config", "jobs/configs/smoke.yaml")
-_SOURCES, _MODELS = ("source-qwen2", "source-neox"), ("source-qwen2", "source-neox", "target")
+_SMOKE = REPOSITORY / "jobs" / "smoke"
+_SOURCE = "source-qwen2"
 # Sampling in many small pieces and training in many steps, so that things can happen in between.
 _SLOW = (
-    *(f"{place}.sampling.{value}" for place in (*(f"sources.{name}" for name in _SOURCES), "target")
-      for value in ("max_tokens=32", "num_samples=4")),
-    *(f"{place}.resources.prompts_per_shard=1" for place in (*(f"sources.{name}" for name in _SOURCES), "target")),
+    *(
+        f"{place}.{value}"
+        for place in (f"sources.{_SOURCE}", "target")
+        for value in ("sampling.max_tokens=32", "sampling.num_samples=4", "resources.prompts_per_shard=1")
+    ),
     *(f"{step}.{value}" for step in ("sft", "wrpo") for value in ("num_epochs=4", "checkpoint_every_steps=1")),
     "run.lease_timeout_s=20",
-)  # fmt: skip
+)
 NUM_SHARDS = 24
 END_S = 600.0
 
@@ -36,6 +39,17 @@ class Result:
     losses: dict[str, list[str]]
 
 
+def slow_fusion(site: Site, cluster: RayCluster, name: str) -> Fusion:
+    """Return a fusion of one source, with its models in the bucket, that takes long enough for something to happen."""
+    places = {each: site.upload(_SMOKE / each, f"models/{each}") for each in (_SOURCE, "target", "reward")}
+    models = (
+        f"sources=[{{name: {_SOURCE}, path: '{places[_SOURCE]}'}}]",
+        f"target.path={places['target']}",
+        f"reward.path={places['reward']}",
+    )
+    return Fusion(site, cluster, name, (*models, *_SLOW))
+
+
 @dataclass
 class Fusion:
     """A run and the jobs that were submitted for it."""
@@ -43,22 +57,14 @@ class Fusion:
     site: Site
     cluster: RayCluster
     name: str
-    overrides: tuple[str, ...] = ()
+    overrides: Sequence[str] = ()
     jobs: list[str] = field(default_factory=list)
-
-    @cached_property
-    def models(self) -> tuple[str, ...]:
-        """What leads the config to models in the bucket."""
-        smoke = REPOSITORY / "jobs" / "smoke"
-        places = {name: self.site.upload(smoke / name, f"models/{name}") for name in (*_MODELS, "reward")}
-        sources = (f"sources.{name}.path={places[name]}" for name in _SOURCES)
-        return *sources, f"target.path={places['target']}", f"reward.path={places['reward']}"
 
     def start(self) -> None:
         """Submit the run, or submit it again."""
         self.jobs.append(f"{self.name}-{len(self.jobs) + 1}")
         where = (f"run.root=s3://{self.site.bucket}/runs", f"run.name={self.name}")
-        self.cluster.submit(self.jobs[-1], [*_FUSE, *where, *self.models, *_SLOW, *self.overrides])
+        self.cluster.submit(self.jobs[-1], [*_FUSE, *where, *self.overrides])
 
     def require_success(self) -> None:
         """Wait for the end of the last job, which must be a good one."""

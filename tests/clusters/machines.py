@@ -35,6 +35,7 @@ mount --bind "$KEPT" "$kept"
 for folder in $HIDDEN; do mount -t tmpfs -o size=1m tmpfs "$folder"; done
 mkdir -p "$KEPT"
 mount --bind "$kept" "$KEPT"
+touch "$NODE_FOLDER/ready"
 unset NODE_FOLDER KEPT HIDDEN
 set +e
 cd /tmp
@@ -51,6 +52,7 @@ class Machine:
     name: str
     address: str
     folder: Path
+    environment: Mapping[str, str]
     outside: subprocess.Popen[bytes]
 
     @property
@@ -58,14 +60,22 @@ class Machine:
         """What its first program has said."""
         return (self.folder / "log").read_text(errors="replace")
 
+    def has_logged(self, text: str) -> bool:
+        """Tell whether a process of Ray's on this machine has said something."""
+        logs = (self.folder / "tmp" / "ray").glob("session_*/logs/worker-*")
+        return any(text in path.read_text(errors="replace") for path in logs)
+
     def pid(self) -> int:
         """The process id, seen from here, of its first process."""
         children = Path(f"/proc/{self.outside.pid}/task/{self.outside.pid}/children")
         return int(children.read_text().split()[0])
 
-    def inside(self, *command: str) -> list[str]:
-        """Return the command that runs `command` on the machine."""
-        return ["nsenter", "--target", str(self.pid()), "--all", "--wd=/tmp", *command]
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on the machine."""
+        return subprocess.run(
+            ["nsenter", "--target", str(self.pid()), "--all", "--wd=/tmp", *command], env=dict(self.environment),
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
 
     def lose(self) -> None:
         """End everything on the machine at once, without a word to anybody."""
@@ -92,6 +102,7 @@ class Machines:
         namespace, address = self.network.add(name)
         folder = self._folder(name, address)
         program = [each.replace("{address}", address) for each in command]
+        environment = self._environment(name, folder)
         with (folder / "log").open("wb") as log:
             outside = subprocess.Popen(
                 [
@@ -100,10 +111,13 @@ class Machines:
                     "unshare", "--uts", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc",
                     "bash", "-c", _SETUP, "bash", *program,
                 ],
-                env=self._environment(name, folder), cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        machine = Machine(name, address, folder, outside)
+        machine = Machine(name, address, folder, environment, outside)
         self._running.append(machine)
+        while not (folder / "ready").exists():
+            assert outside.poll() is None, machine.log
+            time.sleep(0.02)
         return machine
 
     def operator(self, command: Sequence[str]) -> list[str]:

@@ -72,7 +72,7 @@ class RayCluster:
         if listed.returncode != 0:
             return []
         by_address = {machine.address: name for name, machine in self.nodes.items()}
-        nodes = [node["node_ip"] for node in json.loads(listed.stdout or "[]")]
+        nodes: list[str] = [node["node_ip"] for node in json.loads(listed.stdout or "[]")]
         return sorted(by_address.get(address, address) for address in nodes)
 
     @property
