@@ -50,7 +50,7 @@ def shared_paths(config: FuseConfig, run_record: Location) -> list[SharedPath]:
 
     run_record: a file that this very start of the run has written into the run's folder.
     """
-    found, record = [*_of_models(config)], run_record.local_path
+    found, record = [*_of_models(config), *_of_tasks(config)], run_record.local_path
     if record is not None:
         found.append(SharedPath("run.root", str(record.parent), (record.name,)))
     return found
@@ -67,9 +67,18 @@ def _of_models(config: FuseConfig) -> Iterator[SharedPath]:
             yield SharedPath(f"{place}.chat_template", str(Path(template).parent), (Path(template).name,))
 
 
+def _of_tasks(config: FuseConfig) -> Iterator[SharedPath]:
+    section = config.evaluation.lm_eval if config.evaluation else None
+    if section is not None and section.include_path is not None:
+        # Left as it is: in a job it may be relative to the working directory, of which each node has a copy.
+        folder = Path(section.include_path).expanduser()
+        names = sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
+        yield SharedPath("evaluation.lm_eval.include_path", section.include_path, tuple(names))
+
+
 def marks(path: SharedPath) -> tuple[str | None, ...]:
     """Return for each file of `path` what tells it from another one here, None for one that is not there."""
-    return tuple(_mark(Path(path.folder) / name) for name in path.names)
+    return tuple(_mark(Path(path.folder).expanduser() / name) for name in path.names)
 
 
 def _mark(file: Path) -> str | None:

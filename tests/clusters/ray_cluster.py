@@ -13,7 +13,7 @@ from tests.clusters.machines import REPOSITORY, Machine, Machines
 
 _PORT, _DASHBOARD = 6379, 8265
 _STORE_BYTES = 200 * 2**20
-_START_S = 180.0
+_START_S = 240.0
 
 
 @dataclass
@@ -35,21 +35,32 @@ class RayCluster:
 
     def start_head(self, num_cpus: int = 0) -> None:
         """Start the head and wait until it takes jobs."""
-        self.nodes["head"] = self.machines.start("head", [
+        command = [
             "ray", "start", "--head", "--block", f"--port={_PORT}", f"--num-cpus={num_cpus}",
             "--node-ip-address={address}", "--include-dashboard=true", "--dashboard-host=0.0.0.0",
             f"--dashboard-port={_DASHBOARD}", f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats",
-        ])  # fmt: skip
-        self._wait(lambda: self.job("list").returncode == 0, "the head takes no jobs")
+        ]  # fmt: skip
+        self._start("head", command, lambda: self.job("list").returncode == 0)
 
     def start_worker(self, name: str, num_cpus: int = 4) -> None:
         """Start a worker and wait until the head counts it among the living."""
         head = f"{self.nodes['head'].address}:{_PORT}"
-        self.nodes[name] = self.machines.start(name, [
+        command = [
             "ray", "start", "--block", f"--address={head}", f"--num-cpus={num_cpus}", "--node-ip-address={address}",
             f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats",
-        ])  # fmt: skip
-        self._wait(lambda: name in self.living(), f"{name} does not join")
+        ]  # fmt: skip
+        self._start(name, command, lambda: name in self.living())
+
+    def _start(self, name: str, command: Sequence[str], is_there: Callable[[], bool]) -> None:
+        """Start a machine until it stays: Ray gives it 30 s (_private/node.py), which is little where all is busy."""
+        deadline = time.monotonic() + _START_S
+        self.nodes[name] = machine = self.machines.start(name, command)
+        while not is_there():
+            assert time.monotonic() < deadline, f"{name} is not there\n{machine.log[-3000:]}"
+            if machine.outside.poll() is not None:
+                print(f"{name} has ended and is started again: {machine.log.splitlines()[-1]}")
+                self.nodes[name] = machine = self.machines.start(name, command)
+            time.sleep(1)
 
     def lose(self, *names: str) -> None:
         """Cut machines off and end them: nobody is told that they are gone."""
@@ -119,12 +130,3 @@ class RayCluster:
             self.machines.operator(command), env=self.machines.operator_environment(), cwd=REPOSITORY,
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
-
-    def _wait(self, holds: Callable[[], bool], complaint: str) -> None:
-        deadline = time.monotonic() + _START_S
-        while not holds():
-            ended = [name for name, machine in self.nodes.items() if machine.outside.poll() is not None]
-            logs = "\n".join(machine.log[-3000:] for machine in self.nodes.values())
-            assert not ended, f"{ended} ended\n{logs}"
-            assert time.monotonic() < deadline, f"{complaint}\n{logs}"
-            time.sleep(1)

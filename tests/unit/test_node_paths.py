@@ -69,6 +69,25 @@ def test_models_templates_and_the_run_are_looked_for_where_they_are_local(tmp_pa
     assert found["run.root"].names == ("000007.json",)
 
 
+def test_tasks_of_ones_own_are_looked_for_below_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny_run(tmp_path)
+    (tmp_path / "tasks" / "data").mkdir(parents=True)
+    (tmp_path / "tasks" / "mine.yaml").write_text("task: mine")
+    (tmp_path / "tasks" / "data" / "rows.jsonl").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    prompts = f"{{path: {tmp_path / 'prompts.jsonl'}, answer_column: answer}}"
+    evaluation = f"evaluation={{prompts: {prompts}, sampling: {{max_tokens: 8}}, lm_eval: {{tasks: [mine]}}}}"
+    config = tiny_run(tmp_path, [evaluation, "evaluation.lm_eval.include_path=tasks"])
+    found = {path.place: path for path in shared_paths(config, locate("s3://bucket/record"))}
+    path = found["evaluation.lm_eval.include_path"]
+    assert (path.folder, path.names) == ("tasks", ("data/rows.jsonl", "mine.yaml"))
+    assert None not in marks(path)
+    monkeypatch.chdir("/")
+    assert marks(path) == (None, None)
+
+
 def test_a_bucket_has_nothing_to_share(tmp_path: Path) -> None:
     save_tiny_run(tmp_path)
     config = tiny_run(tmp_path)
