@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.clusters.fusions import Result, slow_fusion
+from tests.clusters.fusions import Fusion, slow_fusion
 from tests.clusters.machines import machines
 from tests.clusters.network import HUB_ADDRESS, listener_in, network, why_not
 from tests.clusters.ray_cluster import RayCluster
 from tests.clusters.site import Site
 from tests.storage.s3_server import running_server, served_on
+
+WORKERS = ("worker-1", "worker-2")
 
 
 @pytest.fixture(scope="session")
@@ -36,16 +38,16 @@ def shared_cluster(site: Site) -> RayCluster:
 
 @pytest.fixture
 def cluster(shared_cluster: RayCluster) -> RayCluster:
-    """A head without CPUs for work and one worker, as the manifests for Kubernetes have them."""
-    shared_cluster.require("worker")
+    """A head without CPUs for work, and two workers."""
+    shared_cluster.require(*WORKERS)
     return shared_cluster
 
 
 @pytest.fixture(scope="session")
-def peace(site: Site, shared_cluster: RayCluster) -> Result:
-    """What a fusion gives when nothing happens to it."""
-    shared_cluster.require("worker")
+def peace(site: Site, shared_cluster: RayCluster) -> Fusion:
+    """A fusion that nothing happens to."""
+    shared_cluster.require(*WORKERS)
     fusion = slow_fusion(site, shared_cluster, "peace")
     fusion.start()
     fusion.require_success()
-    return fusion.result()
+    return fusion

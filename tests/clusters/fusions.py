@@ -25,9 +25,11 @@ _SLOW = (
         for value in ("sampling.max_tokens=32", "sampling.num_samples=4", "resources.prompts_per_shard=1")
     ),
     *(f"{step}.{value}" for step in ("sft", "wrpo") for value in ("num_epochs=4", "checkpoint_every_steps=1")),
+    "model_defaults.engine.max_num_seqs=4",
     "run.lease_timeout_s=20",
 )
-NUM_SHARDS = 24
+# Of a machine's four CPUs, so that the two workers of a training lie on two machines.
+_APART = tuple(f"{step}.{value}" for step in ("sft", "wrpo") for value in ("num_workers=2", "num_cpus_per_worker=3"))
 END_S = 600.0
 
 
@@ -40,14 +42,17 @@ class Result:
 
 
 def slow_fusion(site: Site, cluster: RayCluster, name: str) -> Fusion:
-    """Return a fusion of one source, with its models in the bucket, that takes long enough for something to happen."""
+    """Return a fusion of one source, with its models in the bucket, that takes long enough for something to happen.
+
+    Its trainings have a worker on each of two machines.
+    """
     places = {each: site.upload(_SMOKE / each, f"models/{each}") for each in (_SOURCE, "target", "reward")}
     models = (
         f"sources=[{{name: {_SOURCE}, path: '{places[_SOURCE]}'}}]",
         f"target.path={places['target']}",
         f"reward.path={places['reward']}",
     )
-    return Fusion(site, cluster, name, (*models, *_SLOW))
+    return Fusion(site, cluster, name, (*models, *_SLOW, *_APART))
 
 
 @dataclass
@@ -75,20 +80,30 @@ class Fusion:
         """What the last job has printed."""
         return self.cluster.logs(self.jobs[-1])
 
-    def commits(self, step: str) -> int:
-        """Return how many shards of a step are committed."""
-        return len(self.site.keys(f"runs/{self.name}/{step}/", "/commits/"))
+    def wait_for_engine(self, step: str) -> str:
+        """Wait until a step has an engine, and return the machine on which it is."""
+        wait_until(lambda: bool(self._keys(step)), END_S, self.log)
+        wait_until(lambda: self.cluster.with_engine() is not None, END_S, self.log)
+        machine = self.cluster.with_engine()
+        assert machine is not None, f"the engine of {step} has ended already"
+        return machine
 
     def wait_for_commits(self, step: str, number: int = 1) -> None:
-        """Wait until a step has committed so many shards; it must have some left."""
-        wait_until(lambda: self.commits(step) >= number, END_S, self.log)
-        assert self.commits(step) < NUM_SHARDS, f"{step} was too quick for this test"
+        """Wait until a step has committed so many shards; it must not be done."""
+        wait_until(lambda: len(self._keys(step, "/commits/")) >= number, END_S, self.log)
+        self._require_unfinished(step)
 
     def wait_for_checkpoint(self, step: str) -> None:
         """Wait until a training has stored a checkpoint; it must not be done."""
-        place = f"runs/{self.name}/{step}/"
-        wait_until(lambda: bool(self.site.keys(place, "/checkpoints/")), END_S, self.log)
-        assert not self.site.keys(place, "/manifest.json"), f"{step} was too quick for this test"
+        wait_until(lambda: bool(self._keys(step, "/checkpoints/")), END_S, self.log)
+        self._require_unfinished(step)
+
+    def _require_unfinished(self, step: str) -> None:
+        names = [key.split("/", 4)[4] for key in self._keys(step)]
+        assert "manifest.json" not in names, f"{step} was too quick for this test"
+
+    def _keys(self, step: str, part: str = "") -> list[str]:
+        return self.site.keys(f"runs/{self.name}/{step}/", part)
 
     def folder(self, step: str) -> Location:
         """Return where a finished step lies."""

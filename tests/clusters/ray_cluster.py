@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,16 @@ from tests.clusters.machines import REPOSITORY, Machine, Machines
 _PORT, _DASHBOARD = 6379, 8265
 _STORE_BYTES = 200 * 2**20
 _START_S = 240.0
+_NODE = (
+    "ray", "start", "--block", "--node-ip-address={address}", f"--object-store-memory={_STORE_BYTES}",
+    "--disable-usage-stats",
+)  # fmt: skip
+# As the manifests for Kubernetes have it: nothing but the driver works on the head.
+_HEAD = (
+    *_NODE, "--head", "--num-cpus=0", f"--port={_PORT}", "--include-dashboard=true", "--dashboard-host=0.0.0.0",
+    f"--dashboard-port={_DASHBOARD}",
+)  # fmt: skip
+_WORKER = (*_NODE, "--num-cpus=4")
 
 
 @dataclass
@@ -24,43 +34,34 @@ class RayCluster:
     nodes: dict[str, Machine] = field(default_factory=dict)
 
     def require(self, *workers: str) -> None:
-        """Start the head and these workers if they do not run, and end any others."""
-        for name in [*set(self.nodes) - {"head", *workers}]:
-            self.lose(name)
+        """Start the head and these workers if they do not run."""
         if "head" not in self.nodes:
-            self.start_head()
-        for name in workers:
-            if name not in self.nodes:
-                self.start_worker(name)
+            self._start({"head": _HEAD}, lambda: self.job("list").returncode == 0)
+        if missing := [name for name in workers if name not in self.nodes]:
+            self.start_workers(*missing)
 
-    def start_head(self, num_cpus: int = 0) -> None:
-        """Start the head and wait until it takes jobs."""
-        command = [
-            "ray", "start", "--head", "--block", f"--port={_PORT}", f"--num-cpus={num_cpus}",
-            "--node-ip-address={address}", "--include-dashboard=true", "--dashboard-host=0.0.0.0",
-            f"--dashboard-port={_DASHBOARD}", f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats",
-        ]  # fmt: skip
-        self._start("head", command, lambda: self.job("list").returncode == 0)
+    def start_workers(self, *names: str) -> None:
+        """Start workers and wait until the head counts them among the living."""
+        head = f"--address={self.nodes['head'].address}:{_PORT}"
+        self._start({name: [*_WORKER, head] for name in names}, lambda: {*names} <= {*self.living()})
 
-    def start_worker(self, name: str, num_cpus: int = 4) -> None:
-        """Start a worker and wait until the head counts it among the living."""
-        head = f"{self.nodes['head'].address}:{_PORT}"
-        command = [
-            "ray", "start", "--block", f"--address={head}", f"--num-cpus={num_cpus}", "--node-ip-address={address}",
-            f"--object-store-memory={_STORE_BYTES}", "--disable-usage-stats",
-        ]  # fmt: skip
-        self._start(name, command, lambda: name in self.living())
-
-    def _start(self, name: str, command: Sequence[str], is_there: Callable[[], bool]) -> None:
-        """Start a machine until it stays: Ray gives it 30 s (_private/node.py), which is little where all is busy."""
+    def _start(self, commands: Mapping[str, Sequence[str]], are_there: Callable[[], bool]) -> None:
+        """Start machines until they stay: Ray gives each 30 s (_private/node.py), which is little where all is busy."""
         deadline = time.monotonic() + _START_S
-        self.nodes[name] = machine = self.machines.start(name, command)
-        while not is_there():
-            assert time.monotonic() < deadline, f"{name} is not there\n{machine.log[-3000:]}"
-            if machine.outside.poll() is not None:
-                print(f"{name} has ended and is started again: {machine.log.splitlines()[-1]}")
-                self.nodes[name] = machine = self.machines.start(name, command)
+        self.nodes |= {name: self.machines.start(name, command) for name, command in commands.items()}
+        while not are_there():
+            logs = {name: self.nodes[name].log for name in commands}
+            assert time.monotonic() < deadline, f"{list(commands)} are not there: {logs}"
+            for name in commands:
+                if self.nodes[name].outside.poll() is not None:
+                    print(f"{name} has ended and is started again: {logs[name][-300:]}")
+                    self.nodes[name] = self.machines.start(name, commands[name])
             time.sleep(1)
+
+    def with_engine(self) -> str | None:
+        """Return the machine on which an engine is at work, if there is one."""
+        search = ("pgrep", "-f", "wrpo_ray.engines.child")
+        return next((name for name, machine in self.nodes.items() if machine.run(*search).returncode == 0), None)
 
     def lose(self, *names: str) -> None:
         """Cut machines off and end them: nobody is told that they are gone."""
