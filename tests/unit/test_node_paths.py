@@ -54,32 +54,36 @@ def test_a_file_is_told_from_another_one_by_content_and_from_a_large_one_by_size
     assert marks(path)[1] != before[1]
 
 
-def test_models_templates_and_the_run_are_looked_for_where_they_are_local(tmp_path: Path) -> None:
-    save_tiny_run(tmp_path)
-    (tmp_path / "own.jinja").write_text("{{ messages }}")
-    config = resolved(tiny_run(tmp_path, [f"target.chat_template={tmp_path / 'own.jinja'}"]))
-    record = tmp_path / "runs" / "r" / "submissions" / "000007.json"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and prompts of a run."""
+    return save_tiny_run(tmp_path_factory.mktemp("run"))
+
+
+def test_models_templates_and_the_run_are_looked_for_where_they_are_local(folder: Path) -> None:
+    (folder / "own.jinja").write_text("{{ messages }}")
+    config = resolved(tiny_run(folder, [f"target.chat_template={folder / 'own.jinja'}"]))
+    record = folder / "runs" / "r" / "submissions" / "000007.json"
     found = {path.place: path for path in shared_paths(config, locate(record))}
     assert list(found) == ["sources.a.path", "target.path", "target.chat_template", "run.root"]
     assert {"config.json", "model.safetensors"} <= set(found["target.path"].names)
     assert (found["target.chat_template"].folder, found["target.chat_template"].names) == (
-        str(tmp_path),
+        str(folder),
         ("own.jinja",),
     )
     assert found["run.root"].names == ("000007.json",)
 
 
 def test_tasks_of_ones_own_are_looked_for_below_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_tiny_run(tmp_path)
-    (tmp_path / "tasks" / "data").mkdir(parents=True)
-    (tmp_path / "tasks" / "mine.yaml").write_text("task: mine")
-    (tmp_path / "tasks" / "data" / "rows.jsonl").write_text("{}")
-    monkeypatch.chdir(tmp_path)
-    prompts = f"{{path: {tmp_path / 'prompts.jsonl'}, answer_column: answer}}"
+    (folder / "tasks" / "data").mkdir(parents=True)
+    (folder / "tasks" / "mine.yaml").write_text("task: mine")
+    (folder / "tasks" / "data" / "rows.jsonl").write_text("{}")
+    monkeypatch.chdir(folder)
+    prompts = f"{{path: {folder / 'prompts.jsonl'}, answer_column: answer}}"
     evaluation = f"evaluation={{prompts: {prompts}, sampling: {{max_tokens: 8}}, lm_eval: {{tasks: [mine]}}}}"
-    config = tiny_run(tmp_path, [evaluation, "evaluation.lm_eval.include_path=tasks"])
+    config = tiny_run(folder, [evaluation, "evaluation.lm_eval.include_path=tasks"])
     found = {path.place: path for path in shared_paths(config, locate("s3://bucket/record"))}
     path = found["evaluation.lm_eval.include_path"]
     assert (path.folder, path.names) == ("tasks", ("data/rows.jsonl", "mine.yaml"))
@@ -88,9 +92,8 @@ def test_tasks_of_ones_own_are_looked_for_below_the_working_directory(
     assert marks(path) == (None, None)
 
 
-def test_a_bucket_has_nothing_to_share(tmp_path: Path) -> None:
-    save_tiny_run(tmp_path)
-    config = tiny_run(tmp_path)
+def test_a_bucket_has_nothing_to_share(folder: Path) -> None:
+    config = tiny_run(folder)
     target = config.target.model_copy(update={"path": "s3://bucket/t"})
     source = config.sources[0].model_copy(update={"path": "organisation/name"})
     config = config.model_copy(update={"target": target, "sources": (source,)})
@@ -103,7 +106,7 @@ def node(number: int, num_cpus: float = 4.0, alive: bool = True) -> dict[str, ob
 
 
 @pytest.fixture
-def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+def refusing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """The driver is on n0, and no other node has anything; `asked` says who was asked."""
     import ray
 
@@ -113,9 +116,8 @@ def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
         asked.extend(hosts.values())
         return [Seen(host, tuple((None,) * len(path.names) for path in paths)) for host in hosts.values()]
 
-    save_tiny_run(tmp_path)
-    record = tmp_path / "runs" / "r" / "submissions" / "000001.json"
-    record.parent.mkdir(parents=True)
+    record = folder / "runs" / "r" / "submissions" / "000001.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text("{}")
     monkeypatch.setattr(node_paths, "_asked", nothing)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "id0"))
@@ -123,7 +125,7 @@ def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     def check(*nodes: dict[str, object]) -> list[str]:
         asked.clear()
         monkeypatch.setattr(ray, "nodes", lambda: list(nodes))
-        require_shared(resolved(tiny_run(tmp_path)), locate(record))
+        require_shared(resolved(tiny_run(folder)), locate(record))
         return asked
 
     return check
