@@ -10,8 +10,8 @@ import ctypes
 import os
 import socket
 import subprocess
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,16 +94,23 @@ def network() -> Iterator[Network]:
 
 def listener_in(namespace: str) -> socket.socket:
     """Return a socket that listens in another namespace, on every address and a free port; this process serves it."""
-    opened: list[socket.socket] = []
+    return _made_in(namespace, lambda: socket.create_server(("0.0.0.0", 0), backlog=128))
 
-    def listen() -> None:
-        # A thread may change its namespace alone; a socket stays in the one that it was made in.
+
+def connection_in(namespace: str, address: str, port: int) -> socket.socket:
+    """Return a connection that starts in another namespace; raises OSError when there is none within 20 s."""
+    return _made_in(namespace, lambda: socket.create_connection((address, port), timeout=20))
+
+
+def _made_in(namespace: str, make: Callable[[], socket.socket]) -> socket.socket:
+    """Return what `make` returns in a thread that has entered the namespace: a socket stays where it was made."""
+
+    def enter_and_make() -> socket.socket:
         with Path(f"/run/netns/{namespace}").open("rb") as handle:
             if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), _CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), f"cannot enter {namespace}")
-        opened.append(socket.create_server(("0.0.0.0", 0), backlog=128))
+        return make()
 
-    thread = threading.Thread(target=listen)
-    thread.start()
-    thread.join()
-    return opened[0]
+    # The thread ends with its executor: nothing else is ever done in that namespace.
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(enter_and_make).result()

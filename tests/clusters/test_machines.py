@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.clusters.machines import REPOSITORY, Machine, Machines, machines
-from tests.clusters.network import network, why_not
+from tests.clusters.network import connection_in, network, why_not
 
 _ASK = "import socket, sys; socket.create_connection((sys.argv[1], 7000), 2).close(); print('reached')"
 
@@ -47,6 +47,7 @@ def test_machines_share_a_network_and_nothing_else(made: Machines) -> None:
     assert one.run("hostname").stdout == "one\n"
     assert one.run("ls", str(REPOSITORY)).stdout == ""
     assert str(os.getpid()) not in one.run("ls", "/proc").stdout.split()
+    connection_in(made.network.hub, one.address, 7000).close()
     made.network.unplug("other")
     assert "reached" not in reached(one, other)
     made.network.plug_in("other")
