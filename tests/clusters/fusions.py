@@ -29,7 +29,10 @@ _SLOW = (
     "run.lease_timeout_s=20",
 )
 # Of a machine's four CPUs, so that the two workers of a training lie on two machines.
-_APART = tuple(f"{step}.{value}" for step in ("sft", "wrpo") for value in ("num_workers=2", "num_cpus_per_worker=3"))
+_APART = (
+    "ray.num_cpus=8",
+    *(f"{step}.{value}" for step in ("sft", "wrpo") for value in ("num_workers=2", "num_cpus_per_worker=3")),
+)
 END_S = 600.0
 
 
