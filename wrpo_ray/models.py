@@ -10,6 +10,7 @@ import fnmatch
 import functools
 import hashlib
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -76,12 +77,22 @@ def local_model(path: str, with_weights: bool = True) -> str:
     Raises ModelError when there is no model, StorageError when the store does not answer or holds something else.
     """
     if not in_object_store(path):
+        _require_here(path)
         return path
     wanted = (lambda _: True) if with_weights else _is_no_weight
     try:
         return str(cached_folder(locate(path), wanted))
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no model there, {error}", code="WRPO-M002", help="correct the path") from error
+
+
+def _require_here(path: str) -> None:
+    """A node that joined late was not asked (node_paths); libraries take a folder that is missing for a hub's name."""
+    if path.startswith("/") and not Path(path).is_dir():
+        raise ModelError(
+            f"{path}: no such folder on the node {socket.gethostname()}", code="WRPO-M002",
+            help="every node must see it below this path; or put the model into an object store (s3://..., gs://...)",
+        )  # fmt: skip
 
 
 def _is_no_weight(path: str) -> bool:

@@ -19,6 +19,7 @@ from wrpo_ray.events import StepsChosen, announce
 from wrpo_ray.export import deliver
 from wrpo_ray.failures import note_failure
 from wrpo_ray.interrupts import rearm, stop
+from wrpo_ray.node_paths import require_shared
 from wrpo_ray.pipeline import Pipeline
 from wrpo_ray.planning.against import plan_record
 from wrpo_ray.planning.plan import plan_run
@@ -31,6 +32,7 @@ from wrpo_ray.steps import EVALUATION, Step, complete, execute
 from wrpo_ray.storage.inside import require_no_links_out
 from wrpo_ray.storage.lease import Lease, NoLease, held
 from wrpo_ray.storage.leftovers import remove_leftovers
+from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import Manifest, layout_of
 from wrpo_ray.storage.objects import probe
 from wrpo_ray.submissions import last_submission, record, require_same, submission
@@ -118,16 +120,16 @@ def run(
     retry_broken_sources: try the sources again that the run went on without.
     """
     work = _Work(pipeline, usable(pipeline, retry_broken_sources), lease, only, accept_changes)
-    _submit(pipeline, work.current, lease, accept_changes)
-    with _cluster_unless_idle(work.current, only):
+    recorded = _submit(pipeline, work.current, lease, accept_changes)
+    with _cluster_unless_idle(work.current, only, recorded):
         manifests = work.to_the_end()
     if pipeline.config.export.path and "export" in manifests:
         deliver(work.current.step("export").folder(work.current.layout) / "model", pipeline.config.export.path)
     return manifests
 
 
-def _submit(asked: Pipeline, current: Pipeline, lease: Lease | NoLease, accept_changes: bool) -> None:
-    """Record this start of the run; refuse when it would mix results of two configs.
+def _submit(asked: Pipeline, current: Pipeline, lease: Lease | NoLease, accept_changes: bool) -> Location:
+    """Record this start of the run and return the record's place; refuse when it would mix results of two configs.
 
     What the run itself has left out, or takes in again, nobody has to accept: the comparison is made without the
     sources that the last start was without.
@@ -140,14 +142,15 @@ def _submit(asked: Pipeline, current: Pipeline, lease: Lease | NoLease, accept_c
         basis = asked.without({name: "" for name in last["broken_sources"] if name in asked.source_names})
         require_same(last, submission(lease.epoch, config, basis.steps, installed()), asked.config.run.name)
     entry = json.loads(redacted(json.dumps(entry)))
-    record(folder, entry)
+    recorded = record(folder, entry)
     # Also what a live view shows; told again for every source that the run goes on without.
     fingerprints = {step.name: step.fingerprint for step in current.steps}
     announce(StepsChosen(tuple(fingerprints), tuple(current.broken_sources), entry["plan"], fingerprints))
+    return recorded
 
 
 @contextmanager
-def _cluster_unless_idle(pipeline: Pipeline, only: str | None) -> Iterator[None]:
+def _cluster_unless_idle(pipeline: Pipeline, only: str | None, recorded: Location) -> Iterator[None]:
     """A run that has nothing left to do needs no cluster to say so."""
     if all(complete(step, pipeline.layout) for step in pipeline.selected(only)):
         yield
@@ -156,6 +159,7 @@ def _cluster_unless_idle(pipeline: Pipeline, only: str | None) -> Iterator[None]
         # Ray has put its own signal handlers in place of ours.
         rearm()
         require_room(pipeline.config)
+        require_shared(pipeline.config, recorded)
         yield
 
 

@@ -67,13 +67,13 @@ def _numbers(folder: Location) -> list[int]:
     return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
-def record(folder: Location, entry: Mapping[str, Any]) -> None:
-    """Store `entry` under the next number; a number that another driver has taken is passed over."""
+def record(folder: Location, entry: Mapping[str, Any]) -> Location:
+    """Store `entry` under the next number and return its place; one that another driver has taken is passed over."""
     numbers = _numbers(folder)
     first = numbers[-1] + 1 if numbers else 1
     for number in range(first, first + 1000):
-        if (folder / f"{number:06d}.json").create_sealed(entry):
-            return
+        if (place := folder / f"{number:06d}.json").create_sealed(entry):
+            return place
     raise StorageError(f"{folder} takes no new record: 1000 numbers were taken at once", code="WRPO-S024")
 
 

@@ -205,11 +205,19 @@ class S3Server:
 def running_server() -> Iterator[S3Server]:
     """Serve S3 on a free port; `environment` of what is given leads clients there."""
     application = FaultyApplication(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=_QuietHandler)
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener, served_on(application, listener) as port:
+        yield S3Server(application, port)
+
+
+@contextlib.contextmanager
+def served_on(application: FaultyApplication, listener: socket.socket) -> Iterator[int]:
+    """Serve `application` on a listening socket, which may be one of another network namespace; give its port."""
+    host, port = listener.getsockname()
+    server = make_server(host, port, application, threaded=True, request_handler=_QuietHandler, fd=listener.fileno())
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield S3Server(application, server.server_port)
+        yield port
     finally:
         server.shutdown()
         thread.join()

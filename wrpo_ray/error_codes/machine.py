@@ -1,4 +1,4 @@
-"""Codes of what `wrpo-ray doctor` finds on this machine (C050 to C059)."""
+"""Codes of what `wrpo-ray doctor` finds on this machine, and of machines that do not fit together (C050 to C059)."""
 
 from __future__ import annotations
 
@@ -39,5 +39,12 @@ MACHINE = {
         "HOME cannot be written to",
         "Ray keeps its token there and Hugging Face its cache.",
         "Set HOME to a folder of yours.",
+    ),
+    "WRPO-C057": Entry(
+        "a folder that not all nodes share",
+        "The cluster has several nodes. A model's folder, a chat template or run.root lies on the file system of the "
+        "driver's node; other nodes do not see it, or hold something else below the same path.",
+        "Put models and run.root into an object store (s3://, gs://), or on storage that all nodes mount below one "
+        "path. A relative run.root of a job lies in the copy of its working directory, which no other node has.",
     ),
 }
