@@ -259,6 +259,28 @@ def test_broken_rules_are_reported_together() -> None:
     assert "2 problems" in message(MINIMAL, "sft.num_workers=200", "target.sampling.num_samples=1")
 
 
+EVALUATION = "evaluation={prompts: {path: p}, lm_eval: {tasks: [gsm8k]}}"
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "rule", "code"),
+    [
+        ("evaluation.sources=7", "evaluation.sources", "must be 'all' or a valid array", "WRPO-C006"),
+        ("evaluation.sources=al", "evaluation.sources", "must be 'all' or a valid array", "WRPO-C006"),
+        ("evaluation.sources=[7]", "evaluation.sources.0", "must be a valid string", "WRPO-C007"),
+        ("sft.lora={target_modules: [7]}", "sft.lora.target_modules.0", "must be a valid string", "WRPO-C007"),
+        ("evaluation.lm_eval.batch_size=0", "evaluation.lm_eval.batch_size", "must be greater than or", "WRPO-C006"),
+        ("evaluation.lm_eval.batch_size=x", "evaluation.lm_eval.batch_size", "must be a valid integer or", "WRPO-C006"),
+    ],
+)
+def test_a_value_of_several_kinds_has_one_problem(override: str, place: str, rule: str, code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(MINIMAL, EVALUATION, override)
+    (problem,) = caught.value.problems
+    assert (problem.place, problem.code) == (f"override `{place}`", code)
+    assert problem.rule.startswith(rule)
+
+
 def test_secret_values_are_cut_short() -> None:
     assert "x" * 90 not in message(MINIMAL, f"run.seed={'x' * 200}")
 
