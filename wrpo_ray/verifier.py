@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from wrpo_ray.config import VerifierRewardConfig
@@ -21,9 +22,10 @@ def fold(text: str) -> str:
 
 
 def last_number(text: str) -> float | None:
-    """Return the last number in `text` ("1,234.5" is one), or None."""
+    """Return the last number in `text` ("1,234.5" is one), or None; what no float can hold (1e999) is no number."""
     found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    number = float(found[-1].replace(",", "")) if found else math.inf
+    return number if math.isfinite(number) else None
 
 
 def verify(response: str, answer: str, config: VerifierRewardConfig) -> float:
