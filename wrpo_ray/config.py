@@ -77,16 +77,20 @@ class TransformersRewardConfig(ModelFiles):
     resources: ResourcesConfig = ResourcesConfig()
 
 
+# Sums over many responses stay far from what a float can hold.
+Reward = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
 class VerifierRewardConfig(Frozen):
     """A rule that compares a response with the prompt's reference answer."""
 
     type: Literal["verifier"]
     mode: Literal["exact", "numeric"] = "exact"
     """exact: equal after case, punctuation and space are folded; numeric: the last number, within 1e-6."""
-    correct_reward: float = 1.0
-    contained_reward: float = 0.0
+    correct_reward: Reward = 1.0
+    contained_reward: Reward = 0.0
     """Reward of a response that holds the answer as whole words among others (mode exact)."""
-    wrong_reward: float = 0.0
+    wrong_reward: Reward = 0.0
 
 
 RewardConfig = Annotated[
