@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_causes import KeyPath, causes, without_kinds
 from wrpo_ray.config_rules import broken_rules, shown
+from wrpo_ray.config_text import read_config_text
 from wrpo_ray.errors import ConfigError, Problem
 from wrpo_ray.yaml_loader import excerpt, parse_yaml, position_of
 
@@ -25,7 +26,6 @@ MODEL_DEFAULTS = "model_defaults"
 DEFAULT_SECTIONS = ("engine", "sampling", "resources")
 # Of these, what an endpoint has too.
 _ENDPOINT_SECTIONS = ("sampling",)
-_MAX_CONFIG_BYTES = 2**20
 _MISSING = "WRPO-C004"
 
 
@@ -36,17 +36,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> FuseConfig:
     Raises ConfigError that lists every problem with its place, value, rule and fix.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        help = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "correct the path"
-        raise ConfigError(f"cannot read the config {path}: {reason}", code="WRPO-C002", help=help) from error
-    if len(content) > _MAX_CONFIG_BYTES:
-        rule = f"the config {path} has {len(content)} bytes; {_MAX_CONFIG_BYTES} are the most"
-        raise ConfigError(rule, code="WRPO-C002", help="is this the right file?")
-    return parse_config(text, str(path), overrides)
+    return parse_config(read_config_text(path), str(path), overrides)
 
 
 def parse_config(text: str, name: str, overrides: Sequence[str] = ()) -> FuseConfig:
