@@ -18,7 +18,7 @@ from wrpo_ray.storage.manifest import FileEntry, Manifest, read_manifest
 from wrpo_ray.storage.owner import surely_dead, this_process
 from wrpo_ray.submissions import last_submission
 
-FILE = {"path": "data/a.parquet", "num_bytes": 3, "sha256": "0" * 64, "num_rows": 1, "key_range": ["a", "b"]}
+FILE = {"path": "data/shard-0-00.parquet", "num_bytes": 3, "sha256": "0" * 64, "num_rows": 1, "key_range": ["a", "b"]}
 MANIFEST = {
     "step": "s", "fingerprint": "f", "identity": {"a": [1, 1e-7, None, "\u00e9"]}, "inputs": {"p": "g"},
     "files": [FILE], "summary": {"n": 1}, "versions": {}, "seconds": 1.5,
@@ -76,8 +76,9 @@ def test_odd_manifest(field: str, value: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_items", "2"), ("num_items", []), ("file", {}), ("file.path", "../x"), ("counts", {"a": "1"}),
-     ("quarantined", [{}]), ("quarantined.0.attempts", None), ("shard", "\ud800"), ("notes", 7), ("shard", "other")],
+    [("num_items", "2"), ("num_items", []), ("file", {}), ("file.path", "../x"), ("counts", {"a": "1"}), ("notes", 7),
+     ("file.path", "data/shard-1-00.parquet"),
+     ("quarantined", [{}]), ("quarantined.0.attempts", None), ("shard", "\ud800"), ("shard", "other")],
 )  # fmt: skip
 def test_odd_commit(field: str, value: Any, tmp_path: Path) -> None:
     write(tmp_path / "commits/shard-0.json", changed(COMMIT, field, value))

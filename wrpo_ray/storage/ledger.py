@@ -203,6 +203,11 @@ def read_commit(folder: Location, shard_name: str) -> Commit:
         raise StorageError(
             f"{place} is the commit of {found.shard}", code="WRPO-S019", help="wrpo-ray inspect RUN --repair"
         )
+    if not found.file.path.startswith(f"data/{shard_name}-"):
+        raise StorageError(
+            f"{place} names a file of another shard: {found.file.path}", code="WRPO-S019",
+            help="wrpo-ray inspect RUN --repair",
+        )  # fmt: skip
     return found
 
 
