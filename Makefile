@@ -3,6 +3,7 @@
 # make demo              the whole method on tiny models, on this machine
 # make test              linters and the default tests; test-slow and test-gpu run the others
 # make test-browser      reports in a headless Chromium (part of make test where chromium and chromedriver are installed)
+# make fuzz              over 5,000 odd configs, prompts, rewards and records, drawn at random (FUZZ_SEED, FUZZ_FACTOR)
 # make chaos             a run of the real stack whose processes are killed at random (CHAOS_SEED, CHAOS_MINUTES)
 # make miniature         the paper's tables and figures over ten small sources, three seeds (about an hour and a half)
 # make docs              the documentation as a site, in site/
@@ -28,7 +29,8 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pi
 # The build of torch comes from wherever pip finds torch: point PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL at CPU builds.
 TORCH := torch==2.13.0
 
-.PHONY: help install demo miniature test test-slow test-gpu test-browser chaos bench-train bench-allocation bench-sampling \
+.PHONY: help install demo miniature test test-slow test-gpu test-browser fuzz chaos bench-train bench-allocation \
+    bench-sampling \
     bench-scaling bench-control-plane bench-prompt-memory docs lint lock clean tools
 
 help:
@@ -81,6 +83,14 @@ test-browser: install
 	@command -v chromedriver >/dev/null || \
 	    { echo "error: chromedriver is missing (Debian: apt-get install chromium chromium-driver)" >&2; exit 1; }
 	$(BIN)/python -m pytest -q tests/report
+
+# Ten times the cases of the default suite and others each time; the seed that is printed makes them again.
+FUZZ_FACTOR ?= 10
+FUZZ_SEED ?= $(shell date +%s)
+
+fuzz: install
+	@echo "FUZZ_SEED=$(FUZZ_SEED)"
+	WRPO_FUZZ=$(FUZZ_FACTOR) $(BIN)/python -m pytest -q tests/fuzz --hypothesis-seed=$(FUZZ_SEED)
 
 chaos: install
 	$(BIN)/python -m pytest -q -s -m chaos

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+from dataclasses import dataclass
 
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.errors import ConfigError, WrpoError
 from wrpo_ray.redaction import redacted
 from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.typed_records import typed_record
 
 log = logging.getLogger(__name__)
 
 
-def read_broken(folder: Location) -> dict[str, dict[str, Any]]:
-    """Return the records of all broken sources, by name."""
-    records = [place.read_sealed() for place in folder.walk() if place.name.endswith(".json")]
-    return {record["source"]: record for record in records}
+@dataclass(frozen=True)
+class BrokenSource:
+    """A source that the run goes on without, and why."""
+
+    source: str
+    error: str
+    code: str
+
+
+def read_broken(folder: Location) -> dict[str, BrokenSource]:
+    """Return the records of all broken sources, by name; raises StorageError when one is damaged."""
+    records = [read_broken_source(place) for place in folder.walk() if place.name.endswith(".json")]
+    return {record.source: record for record in records}
+
+
+def read_broken_source(place: Location) -> BrokenSource:
+    """Return one record; raises FileNotFoundError, and StorageError when it is damaged."""
+    return typed_record(BrokenSource, place.read_sealed(), place, "the record of a broken source", "WRPO-S030")
 
 
 def mark_broken(folder: Location, source: str, error: WrpoError, epoch: int) -> str:

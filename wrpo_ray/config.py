@@ -83,6 +83,10 @@ class TransformersRewardConfig(ModelFiles):
     resources: ResourcesConfig = ResourcesConfig()
 
 
+# Sums over many responses stay far from what a float can hold.
+Reward = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
 class VerifierRewardConfig(Frozen):
     """A rule that compares a response with the prompt's reference answer."""
 
@@ -90,10 +94,10 @@ class VerifierRewardConfig(Frozen):
     mode: Literal["exact", "numeric", "f1"] = "exact"
     """exact: equal after case, punctuation and space are folded; numeric: the last number, within 1e-6; f1: between
     wrong_reward and correct_reward by the share of words in common, as SQuAD's F1."""
-    correct_reward: float = 1.0
-    contained_reward: float = 0.0
+    correct_reward: Reward = 1.0
+    contained_reward: Reward = 0.0
     """Reward of a response that holds the answer as whole words among others (mode exact)."""
-    wrong_reward: float = 0.0
+    wrong_reward: Reward = 0.0
 
 
 RewardConfig = Annotated[

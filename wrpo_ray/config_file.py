@@ -16,7 +16,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from wrpo_ray.config import FuseConfig
+from wrpo_ray.config_causes import KeyPath, causes, without_kinds
 from wrpo_ray.config_rules import broken_rules, shown
+from wrpo_ray.config_text import read_config_text
 from wrpo_ray.errors import ConfigError, Problem
 from wrpo_ray.yaml_loader import excerpt, parse_yaml, position_of
 
@@ -24,11 +26,7 @@ MODEL_DEFAULTS = "model_defaults"
 DEFAULT_SECTIONS = ("engine", "sampling", "resources")
 # Of these, what an endpoint has too.
 _ENDPOINT_SECTIONS = ("sampling",)
-_MAX_CONFIG_BYTES = 2**20
 _MISSING = "WRPO-C004"
-_REWARD_KINDS = ("vllm", "transformers", "verifier")
-_SOURCE_KINDS = ("vllm", "openai")
-KeyPath = tuple[str | int, ...]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> FuseConfig:
@@ -38,17 +36,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> FuseConfig:
     Raises ConfigError that lists every problem with its place, value, rule and fix.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        help = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "correct the path"
-        raise ConfigError(f"cannot read the config {path}: {reason}", code="WRPO-C002", help=help) from error
-    if len(content) > _MAX_CONFIG_BYTES:
-        rule = f"the config {path} has {len(content)} bytes; {_MAX_CONFIG_BYTES} are the most"
-        raise ConfigError(rule, code="WRPO-C002", help="is this the right file?")
-    return parse_config(text, str(path), overrides)
+    return parse_config(read_config_text(path), str(path), overrides)
 
 
 def parse_config(text: str, name: str, overrides: Sequence[str] = ()) -> FuseConfig:
@@ -161,11 +149,11 @@ class _Source:
 
     def problems(self, error: ValidationError) -> list[Problem]:
         """Return one problem for each cause of `error`; what model_defaults brought to many models is one."""
-        found = [self._problem(detail) for detail in _without_misspelt(_causes(error))]
+        found = [self._problem(detail) for detail in _without_misspelt(causes(error))]
         return list({(problem.place, problem.rule): problem for problem in found}.values())
 
     def _problem(self, detail: Any) -> Problem:
-        path = _without_kinds(detail["loc"])
+        path = without_kinds(detail["loc"])
         if detail["type"].startswith("union_tag"):
             path = (*path, "type")
         place, lines = self._place(self._authored(path))
@@ -209,36 +197,15 @@ def _path_of(place: str, config: FuseConfig) -> KeyPath:
     return tuple(place.replace("[*]", "").split("."))
 
 
-def _causes(error: ValidationError) -> list[Any]:
-    """Return the details of `error` without those that merely follow from others.
-
-    A list whose only item is broken is called too short as well.
-    """
-    details: list[Any] = list(error.errors(include_url=False))
-    places = [detail["loc"] for detail in details]
-    return [detail for detail in details if detail["type"] != "too_short" or not _has_inside(detail["loc"], places)]
-
-
 def _without_misspelt(details: list[Any]) -> list[Any]:
     """Leave out fields that are missing because their key was misspelt: that key is a problem of its own."""
     suggested = {
         (*detail["loc"][:-1], name)
         for detail in details
         if detail["type"] == "extra_forbidden"
-        for name in _close_names(detail["loc"][-1], _known_fields(_without_kinds(detail["loc"])[:-1]))
+        for name in _close_names(detail["loc"][-1], _known_fields(without_kinds(detail["loc"])[:-1]))
     }
     return [detail for detail in details if detail["type"] != "missing" or detail["loc"] not in suggested]
-
-
-def _without_kinds(loc: KeyPath) -> KeyPath:
-    """Take out the kind of reward model or source, which pydantic puts behind `reward` and the source's number."""
-    if loc[:1] == ("reward",) and len(loc) > 1 and loc[1] in _REWARD_KINDS:
-        return loc[:1] + loc[2:]
-    return loc[:2] + loc[3:] if loc[:1] == ("sources",) and len(loc) > 2 and loc[2] in _SOURCE_KINDS else loc
-
-
-def _has_inside(place: KeyPath, places: list[KeyPath]) -> bool:
-    return any(len(other) > len(place) and other[: len(place)] == place for other in places)
 
 
 def _rule_and_fix(detail: Any, path: KeyPath) -> tuple[str, str, str]:

@@ -43,8 +43,8 @@ def read_evaluation(run: Location) -> dict[str, Any]:
         help = "python jobs/evaluate.py --config X.yaml makes it, once the models are trained"
         raise ConfigError(f"the run {run} {state}", code="WRPO-C047", help=help)
     folder = locate(evaluate.folder)
-    (entry,) = (entry for entry in require_manifest(folder).files if entry.path == _FILE)
-    found = json.loads(verified_bytes(folder, entry))
+    entry = next((entry for entry in require_manifest(folder).files if entry.path == _FILE), None)
+    found = json.loads(verified_bytes(folder, entry)) if entry is not None else {}
     if "format" not in found:
         help = "python jobs/evaluate.py --config X.yaml makes the pairs from the answers that are there"
         raise ConfigError(f"the evaluation of {run} is of an older version", code="WRPO-C047", help=help)

@@ -29,6 +29,7 @@ from wrpo_ray.schema import Quadruple
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry, Manifest, RunLayout, content_digest, read_manifest, verify_files
 from wrpo_ray.storage.tables import parquet_entries, read_verified, verified_bytes
+from wrpo_ray.submissions import submission_record
 
 _CARD = "README.md"
 
@@ -72,7 +73,9 @@ def read_finished(run: Location) -> tuple[Mapping[str, Any], dict[str, Finished]
     places = submission_places(RunLayout(run))
     if not places:
         raise no_run(run)
-    raw = places[0][1].read_sealed()
+    place = places[0][1]
+    raw = place.read_sealed()
+    submission_record(raw, place)
     reused = {f"{step['name']}/{step['fingerprint']}": step["run"] for step in raw["steps"] if step.get("run")}
     layout = RunLayout(run, reused)
     found: dict[str, Finished] = {}

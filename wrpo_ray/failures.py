@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from wrpo_ray.errors import StorageError, own_error
 from wrpo_ray.redaction import last_line, redacted
 from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.typed_records import typed_record
 
 log = logging.getLogger(__name__)
 _FOLDER = "failures"
@@ -61,7 +62,7 @@ def last_failure(run: Location) -> Failure | None:
     """Return the newest failure that was noted and can be read, or None."""
     for place in reversed([place for place in (run / _FOLDER).walk() if place.name.endswith(".json")]):
         try:
-            return Failure(**place.read_sealed())
-        except (StorageError, TypeError, FileNotFoundError) as error:
+            return typed_record(Failure, place.read_sealed(), place, "the record of a failure", "WRPO-S030")
+        except (StorageError, FileNotFoundError) as error:
             log.debug("%s is no record of a failure: %s", place, error)
     return None

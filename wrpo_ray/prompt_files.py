@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from wrpo_ray.errors import Problem
 from wrpo_ray.parquet_guard import EXTENSION_KEY, footer_of, has_extension_type, oversized, text_leaves
 
-_READ_ERRORS = (OSError, pa.ArrowException, json.JSONDecodeError, UnicodeDecodeError, ValueError, KeyError, TypeError)
+# MemoryError: a damaged file may ask for more than there is.
+_READ_ERRORS = (OSError, pa.ArrowException, ValueError, KeyError, TypeError, MemoryError, RecursionError)
 # What is in memory of a file at a time; a row longer than this is read all the same.
 _BATCH_ROWS, _READ_BYTES = 1024, 2**20
 _MAX_LINE_BYTES = 2**26
@@ -133,6 +134,11 @@ def _leaving(files: Sequence[Path], folder: Path) -> Problem | None:
 
 
 def _read_file(file: Path, columns: Sequence[str]) -> Iterator[FileRow | Problem]:
+    if file.exists() and not file.is_file():
+        # A pipe would be waited for, for ever.
+        fix = "remove or rename it"
+        yield Problem(str(file), "a folder, pipe or device", "the file is no regular file", fix, "WRPO-D003")
+        return
     if file.suffix == ".jsonl":
         yield from _read_json_lines(file)
         return
@@ -149,6 +155,10 @@ def _read_file(file: Path, columns: Sequence[str]) -> Iterator[FileRow | Problem
             return
         if isinstance(batch, Problem):
             yield batch
+        elif (damage := _damage(batch)) is not None:
+            rule = "the file cannot be read; it may be damaged"
+            yield Problem(str(file), shown(damage, 160), rule, "write it again", "WRPO-D003")
+            return
         else:
             yield from _batch_rows(file, batch, number)
             number += batch.num_rows
@@ -178,8 +188,11 @@ def _read_parquet(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch
 
 def _read_arrow_stream(file: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch | Problem]:
     with file.open("rb") as stream:
-        message = pa.ipc.MessageReader.open_stream(stream).read_next_message()
-        if EXTENSION_KEY in message.metadata.to_pybytes():
+        try:
+            schema = pa.ipc.MessageReader.open_stream(stream).read_next_message().metadata.to_pybytes()
+        except StopIteration as error:
+            raise ValueError("the file is empty") from error
+        if EXTENSION_KEY in schema:
             yield _extension_problem(file)
             return
         stream.seek(0)
@@ -228,6 +241,36 @@ def _plain(kind: pa.DataType) -> bool:
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     return text or number or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+
+
+def _damage(batch: pa.RecordBatch) -> str | None:
+    """Return what is wrong with the memory layout of a batch: values out of its buffers would end the process.
+
+    Text that is not UTF-8 is no such thing: its row is told later on.
+    """
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            as_bytes = _bytes_in_place_of_text(column.type)
+            try:
+                column.cast(as_bytes).validate(full=True)
+            except pa.ArrowException:
+                return str(error)
+    return None
+
+
+def _bytes_in_place_of_text(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the same layout whose values need not be UTF-8; what is no text stays as it is."""
+    if pa.types.is_list(kind):
+        return pa.list_(_bytes_in_place_of_text(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_bytes_in_place_of_text(kind.value_type))
+    if pa.types.is_struct(kind):
+        fields = [kind.field(index) for index in range(kind.num_fields)]
+        return pa.struct([field.with_type(_bytes_in_place_of_text(field.type)) for field in fields])
+    of_text = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+    return of_text.get(kind, kind)
 
 
 def _batch_rows(file: Path, batch: pa.RecordBatch, first_number: int) -> Iterator[FileRow]:

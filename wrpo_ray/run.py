@@ -100,7 +100,7 @@ def usable(pipeline: Pipeline, retry_broken_sources: bool = False) -> Pipeline:
     if retry_broken_sources:
         forget_broken(folder)
     known = read_broken(folder)
-    broken = {name: known[name]["error"] for name in pipeline.source_names if name in known}
+    broken = {name: known[name].error for name in pipeline.source_names if name in known}
     for name, reason in broken.items():
         log.warning("without the source %s (--retry-broken-sources tries it again): %s", name, json.dumps(reason))
     return pipeline.without(broken)

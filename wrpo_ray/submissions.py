@@ -8,18 +8,54 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from wrpo_ray.errors import ConfigError, StorageError
 from wrpo_ray.steps import RESULT_VERSION, Step
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import RunLayout
+from wrpo_ray.storage.typed_records import require_name, typed_record
 
 _MAX_SHOWN = 20
 # The last step tells of all others, so what merely adds to a run (an evaluation, say) changes its inputs.
 _TELLS_OF_OTHERS = ("export",)
 # Takes seconds and mixes no results: what it is asked for (other pairs, one more judge) may change at any time.
 _FREE_TO_CHANGE = ("evaluate", "evaluation-questions")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of a start, as the start planned it; `inputs` are names of steps that come before."""
+
+    name: str
+    fingerprint: str
+    inputs: tuple[str, ...]
+    identity: Mapping[str, Any]
+    source: str | None = None
+    run: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.name, self.fingerprint, *([] if self.run is None else [self.run])):
+            require_name(name)
+
+
+@dataclass(frozen=True)
+class SubmissionRecord:
+    """One start of a run: what its readers rely on; config and versions of older ones may lack anything."""
+
+    steps: tuple[StepRecord, ...]
+    result_version: int
+    config: Mapping[str, Any]
+    epoch: int | None = None
+    started_at: str = ""
+
+    def __post_init__(self) -> None:
+        known: set[str] = set()
+        for step in self.steps:
+            if unknown := [name for name in step.inputs if name not in known]:
+                raise ValueError(f"step {step.name} comes before its inputs {', '.join(unknown)}")
+            known.add(step.name)
 
 
 def submission(
@@ -57,9 +93,22 @@ def submission(
 
 
 def last_submission(folder: Location) -> dict[str, Any] | None:
-    """Return the record of the last start of the run, or None; order is by number, never by time."""
+    """Return the record of the last start of the run, or None; order is by number, never by time.
+
+    Raises StorageError when it is damaged.
+    """
     names = _numbers(folder)
-    return (folder / f"{names[-1]:06d}.json").read_sealed() if names else None
+    if not names:
+        return None
+    place = folder / f"{names[-1]:06d}.json"
+    raw = place.read_sealed()
+    submission_record(raw, place)
+    return raw
+
+
+def submission_record(raw: Mapping[str, Any], place: Location) -> SubmissionRecord:
+    """Return what every reader of a start's record relies on; raises StorageError when it is not all there."""
+    return typed_record(SubmissionRecord, raw, place, "the record of a start", "WRPO-S030")
 
 
 def _numbers(folder: Location) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 
@@ -22,15 +23,16 @@ def fold(text: str) -> str:
 
 
 def last_number(text: str) -> float | None:
-    """Return the last number in `text` ("1,234.5" is one), or None."""
+    """Return the last number in `text` ("1,234.5" is one), or None; what no float can hold (1e999) is no number."""
     found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    number = float(found[-1].replace(",", "")) if found else math.inf
+    return number if math.isfinite(number) else None
 
 
 def word_f1(said: str, expected: str) -> float:
     """Return the harmonic mean of precision and recall over words, each counted as often as it stands there.
 
-    Source: SQuAD's F1 (https://arxiv.org/abs/1606.05250), which also leaves English articles out. 1 for two empty texts.
+    Source: SQuAD (https://arxiv.org/abs/1606.05250), which also leaves English articles out. 1 for two empty texts.
     """
     given, wanted = said.split(), expected.split()
     if not given or not wanted:

@@ -26,6 +26,17 @@ class _Loader(yaml.SafeLoader):
             raise _refused(event.start_mark, "YAML tags (`!name`) are not supported", "write the bare value")
         return super().compose_node(parent, index)
 
+    def construct_scalar(self, node: Any) -> str:
+        text = super().construct_scalar(node)
+        if not any("\ud800" <= character <= "\udfff" for character in text):
+            return text
+        try:
+            # JSON writes what lies beyond 16 bits as two escapes, and JSON is YAML.
+            return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError as error:
+            rule = "half of a surrogate pair is no character"
+            raise _refused(node.start_mark, rule, "write the character itself", "WRPO-C012") from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
@@ -38,9 +49,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _refused(mark: Any, rule: str, fix: str) -> ConfigError:
+def _refused(mark: Any, rule: str, fix: str, code: str = "WRPO-C008") -> ConfigError:
     place = f"{mark.name}:{mark.line + 1}:{mark.column + 1}"
-    return ConfigError(f"{place}: {rule}", code="WRPO-C008", help=fix)
+    return ConfigError(f"{place}: {rule}", code=code, help=fix)
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -66,6 +77,9 @@ def parse_yaml(text: str, name: str) -> Any:
         loader = _Loader(text)
         loader.name = name
         return loader.get_single_data()
+    except ConfigError:
+        # It is a ValueError too, and says already what is wrong.
+        raise
     except yaml.YAMLError as error:
         raise ConfigError(f"{name} is not valid YAML: {_first_fault(error)}", code="WRPO-C005") from error
     except RecursionError as error:
@@ -94,7 +108,11 @@ class Position:
 
 def position_of(text: str, path: tuple[str | int, ...]) -> Position | None:
     """Return where the key or list item at `path`, or else its nearest existing parent, stands in the YAML `text`."""
-    node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    try:
+        node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeEncodeError, RecursionError):
+        # It is stricter than the loader that read the text; a problem without its line is still a problem.
+        return None
     position = None
     for part in path:
         found = _child(node, part)

@@ -1,4 +1,4 @@
-"""Ten skills that a rule can verify: each is a domain of facts in three words, tested in wordings that no model has seen."""
+"""Ten skills that a rule can verify: domains of facts in three words, tested in wordings that no model has seen."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_records_are_made_once_and_forgotten_on_request(tmp_path: Path, monkeypa
     folder = locate(tmp_path)
     assert mark_broken(folder, "b", ModelError("no weights, canary-in-the-mine", code="WRPO-M003"), 1).startswith("no")
     mark_broken(folder, "b", ModelError("another reason"), 2)
-    assert read_broken(folder)["b"]["code"] == "WRPO-M003"
+    assert read_broken(folder)["b"].code == "WRPO-M003"
     assert "canary" not in (tmp_path / "b.json").read_text()
     forget_broken(folder)
     assert read_broken(folder) == {}

@@ -1,6 +1,7 @@
 """Config files: defaults, overrides, and every problem at once with its place, value, rule and fix."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_file import dump_config, load_config, parse_config
 from wrpo_ray.errors import ConfigError, render
+from wrpo_ray.study.load import load_study
 
 MINIMAL = """\
 run: {name: tiny}
@@ -259,6 +261,28 @@ def test_broken_rules_are_reported_together() -> None:
     assert "2 problems" in message(MINIMAL, "sft.num_workers=200", "target.sampling.num_samples=1")
 
 
+EVALUATION = "evaluation={prompts: {path: p}, lm_eval: {tasks: [gsm8k]}}"
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "rule", "code"),
+    [
+        ("evaluation.sources=7", "evaluation.sources", "must be 'all' or a valid array", "WRPO-C006"),
+        ("evaluation.sources=al", "evaluation.sources", "must be 'all' or a valid array", "WRPO-C006"),
+        ("evaluation.sources=[7]", "evaluation.sources.0", "must be a valid string", "WRPO-C007"),
+        ("sft.lora={target_modules: [7]}", "sft.lora.target_modules.0", "must be a valid string", "WRPO-C007"),
+        ("evaluation.lm_eval.batch_size=0", "evaluation.lm_eval.batch_size", "must be greater than or", "WRPO-C006"),
+        ("evaluation.lm_eval.batch_size=x", "evaluation.lm_eval.batch_size", "must be a valid integer or", "WRPO-C006"),
+    ],
+)
+def test_a_value_of_several_kinds_has_one_problem(override: str, place: str, rule: str, code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(MINIMAL, EVALUATION, override)
+    (problem,) = caught.value.problems
+    assert (problem.place, problem.code) == (f"override `{place}`", code)
+    assert problem.rule.startswith(rule)
+
+
 def test_secret_values_are_cut_short() -> None:
     assert "x" * 90 not in message(MINIMAL, f"run.seed={'x' * 200}")
 
@@ -269,6 +293,19 @@ def test_unreadable_file_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot read the config"):
         load_config(tmp_path / "binary.yaml")
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    for name, reason in (("pipe.yaml", "no regular file"), ("loop.yaml", "symbolic links"), ("a\0b", "null byte")):
+        for load in (load_config, load_study):
+            with pytest.raises(ConfigError, match=reason) as caught:
+                load(tmp_path / name)
+            assert caught.value.code == "WRPO-C002"
+    with pytest.raises(ConfigError, match="no regular file"):
+        load_config("/dev/zero")
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just text"])

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.test_config import MINIMAL
-from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_file import dump_config, load_config, parse_config
 from wrpo_ray.errors import ConfigError, Problem, render
 
@@ -21,16 +20,6 @@ KeyPath = tuple[str | int, ...]
 VALID: dict[str, Any] = json.loads(dump_config(parse_config(MINIMAL, "fuse.yaml")))
 # Keys of these sections are free.
 FREE = ("extra_args", "env_vars", "deepspeed", "per_hour", "per_million_tokens", "cluster", "accelerators")
-WRONG: dict[type, list[Any]] = {
-    bool: ["yes", 1, 0, None, []],
-    int: ["8", True, 8.5, "8GB", -1, None, [8], {}],
-    float: ["1e-5", True, -1.0, float("inf"), float("nan"), None, [0.5], {}],
-    str: [7, True, ["a"], {"a": 1}, None],
-    type(None): [{"a": 1}],
-    list: ["text", 7, None, {"a": 1}],
-    dict: ["text", 7, [1]],
-}
-OPTIONAL_STRINGS = ("revision", "chat_template")
 
 
 def nodes(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -43,12 +32,6 @@ def nodes(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
 
 
 NODES = list(nodes(VALID))
-# One source stands for all models.
-KEYS = [
-    path
-    for path, value in NODES
-    if not isinstance(value, list | dict) and isinstance(path[-1], str) and 1 not in path and path[0] != "target"
-]
 SECTIONS = [path for path, value in NODES if isinstance(value, dict) and path[-1] not in FREE]
 REQUIRED: list[KeyPath] = [
     ("run",), ("run", "name"), ("prompts",), ("prompts", "path"), ("sources",), ("target",), ("target", "name"),
@@ -74,20 +57,6 @@ def dotted(path: KeyPath) -> str:
     return f"`{'.'.join(str(part) for part in path)}`"
 
 
-@given(st.data())
-@settings(deadline=None, max_examples=100)
-def test_one_wrong_value_is_one_problem_that_names_it(data: st.DataObject) -> None:
-    path, value = data.draw(st.sampled_from(NODES))
-    wrong = data.draw(st.sampled_from(WRONG[type(value)]))
-    if value is None and path[-1] in ("evaluation", "lora", "allocation"):
-        wrong = 7
-    config = copy.deepcopy(VALID)
-    child(config, path[:-1])[path[-1]] = wrong
-    (problem,) = problems_of(config)
-    assert problem.place.endswith(dotted(path))
-    assert problem.code in ("WRPO-C004", "WRPO-C006", "WRPO-C007")
-
-
 @given(st.sampled_from(SECTIONS), st.text(string.ascii_lowercase + "_ ", min_size=1, max_size=12))
 @settings(deadline=None, max_examples=40)
 def test_one_unknown_key_is_one_problem_that_names_it(section: KeyPath, key: str) -> None:
@@ -107,21 +76,6 @@ def test_one_missing_field_is_one_problem_that_names_it(path: KeyPath) -> None:
     (problem,) = problems_of(config)
     assert problem.place.endswith(dotted(path))
     assert (problem.rule, problem.code) == ("this field is required", "WRPO-C004")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [path for path in KEYS if path != ("reward", "type")],
-    ids=dotted,
-)
-def test_a_typo_in_any_key_is_found_and_its_name_suggested(path: KeyPath) -> None:
-    config = copy.deepcopy(VALID)
-    section = child(config, path[:-1])
-    name = str(path[-1])
-    section[name[:-1] + "_" + name[-1]] = section.pop(path[-1])
-    (problem,) = problems_of(config)
-    assert problem.rule == "unknown field"
-    assert f"`{name}`" in problem.fix
 
 
 def test_mistake_in_model_defaults_is_one_problem_there() -> None:
@@ -150,24 +104,6 @@ def test_problem_shows_the_line_and_marks_the_key() -> None:
         '   = value: "high"\n'
         "help: write it without quotes and without a unit"
     )
-
-
-@given(
-    st.one_of(
-        st.binary(max_size=200),
-        st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")),
-        st.text("abc:-[]{}&*!|>'\"#%@`,? \n\t0123.eE~\\", max_size=80).map(str.encode),
-        st.tuples(st.integers(0, len(MINIMAL)), st.integers(0, 20), st.binary(max_size=5)).map(
-            lambda cut: MINIMAL.encode()[: cut[0]] + cut[2] + MINIMAL.encode()[cut[0] + cut[1] :]
-        ),
-    )
-)
-@settings(deadline=None, max_examples=150)
-def test_any_bytes_are_a_config_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    path = tmp_path_factory.getbasetemp() / "any.yaml"
-    path.write_bytes(content)
-    with contextlib.suppress(ConfigError):
-        assert isinstance(load_config(path), FuseConfig)
 
 
 @given(st.text(max_size=40), st.text(max_size=10))

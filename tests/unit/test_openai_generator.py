@@ -1,6 +1,7 @@
 """The generator against a real HTTP server: what is asked, what each kind of failure comes to, and what is counted."""
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ from tests.endpoint import KEY, KEY_VARIABLE, Asked, Endpoint, Reply, completion
 from wrpo_ray.config import OpenAISourceConfig, SamplingConfig
 from wrpo_ray.config_endpoint import LimitsConfig
 from wrpo_ray.engines.openai_generator import OpenAIGenerator
-from wrpo_ray.engines.openai_reply import retry_after_s
+from wrpo_ray.engines.openai_reply import read_reply, retry_after_s
 from wrpo_ray.engines.protocol import SetAside
 from wrpo_ray.engines.vllm_generator import request_seed
 from wrpo_ray.errors import ModelError
@@ -148,6 +149,25 @@ def test_retry_after_in_all_its_forms() -> None:
     for nonsense in ("soon", "-5", "nan", "inf", ""):
         assert retry_after_s({"retry-after": nonsense}) is None
     assert retry_after_s({}) is None
+    assert retry_after_s({"retry-after": "Wed, 21 Oct 99999999999999 07:28:00 GMT"}) is None
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"error":' * 9999, b'{"error": {"message": "\\ud800"}}'])
+def test_an_error_that_cannot_be_read_is_told_by_its_status(body: bytes) -> None:
+    source = OpenAISourceConfig(name="s", type="openai", base_url="https://host/v1", model="m")
+    with pytest.raises(ModelError) as caught:
+        read_reply(401, {}, body, source)
+    caught.value.message.encode("utf-8")
+
+
+@pytest.mark.parametrize("count", [-1, 2**31, 2**70])
+def test_counts_that_cannot_be_are_as_if_not_told(count: int) -> None:
+    source = OpenAISourceConfig(name="s", type="openai", base_url="https://host/v1", model="m")
+    body = {
+        "choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": count},
+    }
+    assert read_reply(200, {}, json.dumps(body).encode(), source) == ("hi", "stop", 3, None)
 
 
 ROW_FAILURES = {

@@ -138,7 +138,8 @@ def test_planned_against_actual() -> None:
 def test_against_a_run(stored: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layout = RunLayout(locate(tmp_path))
     done = manifest("sft", 30.0, num_rows=8)
-    entry = {"steps": [{"name": name, "fingerprint": "f", "run": None} for name in ("sft", "wrpo")]}
+    steps = [{"name": name, "fingerprint": "f", "run": None, "inputs": [], "identity": {}} for name in ("sft", "wrpo")]
+    entry = {"steps": steps, "result_version": 4, "config": {}}
     if stored:
         entry["plan"] = plan_record(load_config(SMOKE, ["planning.training_start_s=6"]))
     record(layout.submissions, entry)

@@ -1,9 +1,11 @@
 """Prompt files: formats, identity, split, and a problem with file and row for everything that is wrong."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -231,6 +233,37 @@ def test_cut_arrow_file(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "p.arrow"}]}')
     (tmp_path / "p.arrow").write_bytes(b"\xff\xff\xff\xff\x10")
     assert "the file cannot be read; it may be cut" in only_problem(tmp_path)
+
+
+def test_empty_arrow_file(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "p.arrow"}]}')
+    (tmp_path / "p.arrow").write_bytes(b"")
+    assert "the file cannot be read; it may be cut" in only_problem(tmp_path)
+
+
+def test_values_that_lie_outside_of_their_buffer_are_not_read(tmp_path: Path) -> None:
+    """An offset that was changed would end the whole process (std::length_error), or read what is not there."""
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "p.arrow"}]}')
+    table = pa.table({"prompt": ["one", "two", "three"]})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    offsets = np.array([0, 3, 6, 11], dtype="<i4").tobytes()
+    damaged = np.array([0, 3, 2**30, 11], dtype="<i4").tobytes()
+    content = sink.getvalue().to_pybytes()
+    assert content.count(offsets) == 1
+    (tmp_path / "p.arrow").write_bytes(content.replace(offsets, damaged))
+    assert "the file cannot be read; it may be damaged" in only_problem(tmp_path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["p.jsonl", "p.parquet"])
+def test_pipes_and_folders_of_the_name_of_a_file(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    assert f"{name}: the file is no regular file" in only_problem(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    assert f"{name}: the file is no regular file" in only_problem(tmp_path)
 
 
 @pytest.mark.parametrize("line", ['{"prompt": "a"', "[1]", "text", "[" * 100_000])

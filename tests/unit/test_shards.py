@@ -46,7 +46,7 @@ def test_the_row_that_is_one_too_many_stops_the_step(tmp_path: Path) -> None:
     assert len((tmp_path / "quarantine" / "engine_crash.jsonl").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("reward", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), float("-inf"), 3.5e38, -1e308, 10**400])
 def test_a_reward_that_is_not_finite_is_none(reward: float) -> None:
     found = finite_reward(reward, "score a")
     assert isinstance(found, SetAside)
@@ -61,4 +61,4 @@ def test_what_is_no_number_is_a_fault_of_the_scorer(reward: object) -> None:
 
 
 def test_rewards_pass_as_they_are() -> None:
-    assert [finite_reward(reward, "score a") for reward in (-0.0, 1, 2.5)] == [0.0, 1.0, 2.5]
+    assert [finite_reward(reward, "score a") for reward in (-0.0, 1, 2.5, 3.4e38)] == [0.0, 1.0, 2.5, 3.4e38]

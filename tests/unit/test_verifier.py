@@ -70,6 +70,12 @@ def test_f1(response: str, answer: str, reward: float) -> None:
     assert verify(response, answer, config) == pytest.approx(reward)
 
 
+def test_what_no_float_can_hold_equals_nothing() -> None:
+    """inf is within any relative tolerance of inf: every response would be right."""
+    assert verify("5", "1e999", NUMERIC) == verify("1e999", "5", NUMERIC) == verify("1e999", "1e999", NUMERIC) == -1.0
+
+
 def test_last_number() -> None:
     assert last_number("from 3 to .5") == 0.5
     assert last_number("no digits") is None
+    assert last_number("5 is less than 1e999") is None

@@ -38,27 +38,37 @@ def test_scalars(text: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "part"),
+    ("text", "message", "code"),
     [
-        ("a: 1\na: 2\n", "the key `a` is written twice"),
-        ("a: {b: 1, b: 1}\n", "the key `b` is written twice"),
-        ("a: &x 1\nb: *x\n", "aliases"),
-        ("a: &x {c: 1}\nb: {<<: *x}\n", "aliases"),
-        ("1: a\n", "a key must be text"),
-        ("a: [1\n", "not valid YAML"),
-        ("a: \x00", "not valid YAML"),
-        ("a: !!python/object/apply:os.getcwd []", "tags"),
-        ("a: !!int text", "tags"),
-        ("a: ! text", "tags"),
-        ("a: " + "1" * 5000, "a number that cannot be read"),
-        ("[" * 5000, "nested too deeply"),
+        ("a: 1\na: 2\n", "f.yaml:2:1: the key `a` is written twice", "WRPO-C008"),
+        ("a: {b: 1, b: 1}\n", "f.yaml:1:11: the key `b` is written twice", "WRPO-C008"),
+        ("a: &x 1\nb: *x\n", "f.yaml:2:4: YAML aliases (`*name`) are not supported", "WRPO-C008"),
+        ("a: &x {c: 1}\nb: {<<: *x}\n", "f.yaml:2:9: YAML aliases (`*name`) are not supported", "WRPO-C008"),
+        ("1: a\n", "f.yaml:1:1: a key must be text", "WRPO-C008"),
+        ("a: [1\n", "f.yaml is not valid YAML", "WRPO-C005"),
+        ("a: \x00", "f.yaml is not valid YAML", "WRPO-C005"),
+        ("a: !!python/object/apply:os.getcwd []", "f.yaml:1:4: YAML tags (`!name`) are", "WRPO-C008"),
+        ("a: !!int text", "f.yaml:1:4: YAML tags (`!name`) are not supported", "WRPO-C008"),
+        ("a: ! text", "f.yaml:1:4: YAML tags (`!name`) are not supported", "WRPO-C008"),
+        ("a: " + "1" * 5000, "f.yaml holds a number that cannot be read", "WRPO-C005"),
+        ("[" * 5000, "f.yaml is nested too deeply", "WRPO-C008"),
+        ('b: 1\na: "x\\ud83d"', "f.yaml:2:4: half of a surrogate pair is no character", "WRPO-C012"),
+        ('a: "\\ude00\\ud83d"', "f.yaml:1:4: half of a surrogate pair is no character", "WRPO-C012"),
     ],
 )
-def test_refusals_name_the_file(text: str, part: str) -> None:
-    with pytest.raises(ConfigError, match=part) as caught:
+def test_refusals_begin_with_the_place(text: str, message: str, code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         parse_yaml(text, "f.yaml")
-    assert "f.yaml" in str(caught.value)
-    assert caught.value.code in ("WRPO-C005", "WRPO-C008")
+    assert str(caught.value).startswith(message)
+    assert caught.value.code == code
+
+
+def test_a_character_that_json_writes_as_two_escapes_is_one() -> None:
+    assert parse_yaml('{"a\\ud83d\\ude00": "\\ud83d\\ude00"}', "f.json") == {"a\U0001f600": "\U0001f600"}
+
+
+def test_text_that_the_faster_loader_refuses_has_no_position() -> None:
+    assert position_of('a: "\\ud83d\\ude00"\nb: 1\n', ("b",)) is None
 
 
 @given(st.text(max_size=200))

@@ -33,6 +33,7 @@ from wrpo_ray.storage.tables import parquet_entries, read_file
 
 log = logging.getLogger(__name__)
 _NOT_FINITE = "reward_not_finite"
+_LARGEST_REWARD = 3.4028234663852886e38
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,12 @@ def finite_reward(reward: object, title: str) -> float | SetAside:
             code="WRPO-E007",
             help="this is a fault of the scorer, not of the responses; nothing of this shard was stored",
         )
-    return float(reward) if math.isfinite(reward) else SetAside(_NOT_FINITE, f"the reward is {reward}")
+    try:
+        number = float(reward)
+    except OverflowError:
+        number = math.inf
+    # Reward models compute in 32 bits; sums of what is beyond them overflow.
+    return number if abs(number) <= _LARGEST_REWARD else SetAside(_NOT_FINITE, f"the reward is {number}")
 
 
 def score(

@@ -119,15 +119,20 @@ def _completion(body: bytes) -> Completion:
         raise RowRefusedError("content_filtered", "finish_reason content_filter")
     if choice.finish_reason not in _FINISH_REASONS:
         raise RetryLaterError(f"the reply has the finish_reason {shortened(repr(choice.finish_reason))}")
-    counts = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+    counts = (_count(usage.prompt_tokens), _count(usage.completion_tokens)) if usage else (None, None)
     return Completion(choice.message.content or "", _FINISH_REASONS[choice.finish_reason], *counts)
+
+
+def _count(number: int) -> int | None:
+    """Return a number of tokens, or None for what cannot be one; it would not fit the column either."""
+    return number if 0 <= number < 2**31 else None
 
 
 def _told(status: int, body: bytes) -> _Told:
     """Read {"error": {"message", "type", "code"}}, or what some endpoints send in its place."""
     try:
         raw: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raw = None
     error = raw.get("error", raw) if isinstance(raw, dict) else raw
     if not isinstance(error, dict):
@@ -160,7 +165,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         return None if value is None else seconds
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -147,6 +147,6 @@ def _own_error(lines: deque[str]) -> str | None:
 
 
 def shortened(text: str) -> str:
-    """Return `text` as one line of at most 400 characters, without secrets."""
-    line = redacted(" ".join(text.split()))
+    """Return `text` as one line of at most 400 characters that UTF-8 can hold, without secrets."""
+    line = redacted(" ".join(text.encode("utf-8", "replace").decode("utf-8").split()))
     return line if len(line) <= _MAX_ERROR_CHARACTERS else line[:_MAX_ERROR_CHARACTERS] + "..."

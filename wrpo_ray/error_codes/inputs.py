@@ -12,7 +12,7 @@ INPUTS = {
     ),
     "WRPO-C002": Entry(
         "the config file cannot be read",
-        "There is no such file, it may not be read, it is not UTF-8, or it is over 1 MiB.",
+        "There is no such file, it is no regular file, it may not be read, it is not UTF-8, or it is over 1 MiB.",
         "Correct the path of --config, or save the file as UTF-8.",
     ),
     "WRPO-C003": Entry(

@@ -12,16 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
+from wrpo_ray.broken_sources import BrokenSource, read_broken_source
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.run_state.contents import Contents, commit_place, read_contents
 from wrpo_ray.run_state.pace import METRICS, PROGRESS, Pace, Training, ledger_pace, training_pace, training_progress
 from wrpo_ray.run_state.records import (
-    BrokenSource,
     Damage,
     PlannedStep,
     Submission,
     attempt,
-    read_broken_source,
     read_submission,
     submission_places,
 )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from wrpo_ray.errors import StorageError
+from wrpo_ray.storage import ledger
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import RunLayout
+from wrpo_ray.submissions import submission_record
 
 T = TypeVar("T")
 
@@ -57,15 +59,6 @@ class Submission:
 
 
 @dataclass(frozen=True)
-class BrokenSource:
-    """A source that the run goes on without, and why."""
-
-    source: str
-    error: str
-    code: str
-
-
-@dataclass(frozen=True)
 class Plan:
     """How a step's items were cut into shards."""
 
@@ -94,31 +87,9 @@ def attempt(place: Location, read: Callable[[], T]) -> T | Damage:
         return Damage(str(place), error.message.removeprefix(f"{place} "), error.code)
 
 
-def read_record(place: Location, parse: Callable[[Mapping[str, Any]], T]) -> T:
-    """Return the parsed JSON record at `place`.
-
-    Raises FileNotFoundError, and StorageError when it is not what was written.
-    """
-    raw = place.read_sealed()
-    try:
-        return parse(raw)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StorageError(
-            f"{place} is not the record that was written: {type(error).__name__} {error}", code="WRPO-S030",
-            help="wrpo-ray inspect RUN --repair",
-        ) from error  # fmt: skip
-
-
 def read_plan(folder: Location) -> Plan:
     """Return a step's plan; raises FileNotFoundError, and StorageError when it is damaged."""
-
-    def parse(raw: Mapping[str, Any]) -> Plan:
-        plan = Plan(tuple(int(size) for size in raw["shard_sizes"]))
-        if plan.num_items != raw["num_items"] or min(plan.shard_sizes, default=0) < 0 or len(raw["items_sha256"]) != 64:
-            raise ValueError("numbers out of range")
-        return plan
-
-    return read_record(folder / PLAN, parse)
+    return Plan(ledger.read_plan(folder).shard_sizes)
 
 
 def submission_places(layout: RunLayout) -> list[tuple[int, Location]]:
@@ -129,22 +100,6 @@ def submission_places(layout: RunLayout) -> list[tuple[int, Location]]:
 
 def read_submission(number: int, place: Location) -> Submission:
     """Return one submission; raises StorageError when it is damaged."""
-
-    def parse(raw: Mapping[str, Any]) -> Submission:
-        steps = tuple(
-            PlannedStep(step["name"], step["fingerprint"], tuple(step["inputs"]), step.get("source"), step.get("run"))
-            for step in raw["steps"]
-        )
-        known: set[str] = set()
-        for step in steps:
-            if unknown := [name for name in step.inputs if name not in known]:
-                raise ValueError(f"step {step.name} comes before its inputs {', '.join(unknown)}")
-            known.add(step.name)
-        return Submission(number, raw.get("epoch"), str(raw.get("started_at", "")), steps)
-
-    return read_record(place, parse)
-
-
-def read_broken_source(place: Location) -> BrokenSource:
-    """Return one record of `broken_sources/`; raises StorageError when it is damaged."""
-    return read_record(place, lambda raw: BrokenSource(raw["source"], str(raw["error"]), str(raw["code"])))
+    found = submission_record(place.read_sealed(), place)
+    steps = tuple(PlannedStep(step.name, step.fingerprint, step.inputs, step.source, step.run) for step in found.steps)
+    return Submission(number, found.epoch, found.started_at, steps)

@@ -17,6 +17,7 @@ from typing import Literal
 from wrpo_ray.errors import StorageError
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.owner import Owner
+from wrpo_ray.storage.typed_records import typed_record
 
 _RECORD_NAME = re.compile(r"(\d{6,})\.json")
 
@@ -82,15 +83,11 @@ def create_record(leases: Location, record: Record) -> bool:
 def read_record(leases: Location, epoch: int) -> Record:
     """Return the claim of `epoch`; raises StorageError when it is broken."""
     place = record_place(leases, epoch)
+    help = f"make sure that no driver of the run is alive, then remove {leases}"
     try:
-        raw = place.read_json()
-        return Record(raw["epoch"], Owner(**raw["owner"]), float(raw["timeout_s"]))
-    except (TypeError, KeyError, ValueError, FileNotFoundError) as error:
-        raise StorageError(
-            f"{place} is not a lease of this version: {error}",
-            code="WRPO-S040",
-            help=f"make sure that no driver of the run is alive, then remove {leases}",
-        ) from error
+        return typed_record(Record, place.read_json(), place, "a lease", "WRPO-S040", help)
+    except FileNotFoundError as error:
+        raise StorageError(f"{place} is not there any more", code="WRPO-S040", help=help) from error
 
 
 def heartbeat_age_s(leases: Location, epoch: int) -> float:

@@ -30,6 +30,7 @@ from wrpo_ray.schema import stable_hash
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import PieceWriter, key_range, parquet_bytes, piece_writer
+from wrpo_ray.storage.typed_records import typed_record
 
 T = TypeVar("T")
 # A commit is a small object; in a bucket the wait for it is what takes time.
@@ -80,6 +81,21 @@ class Commit:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class PlanRecord:
+    """How a step's items were cut into shards; items_sha256 names what was cut."""
+
+    num_items: int
+    shard_sizes: tuple[int, ...]
+    items_sha256: str
+
+    def __post_init__(self) -> None:
+        if sum(self.shard_sizes) != self.num_items or min(self.shard_sizes, default=0) < 0:
+            raise ValueError("numbers out of range")
+        if len(self.items_sha256) != 64:
+            raise ValueError("items_sha256 is no SHA-256")
+
+
 def planned(folder: Location, items: Sequence[str], items_per_shard: int) -> list[Shard]:
     """Return the shards of a step; once work has begun they stay as they were cut, whatever `items_per_shard` says.
 
@@ -104,13 +120,19 @@ def stored_plan(folder: Location, digest: str, shard_sizes: Sequence[int]) -> li
     plan = {"num_items": sum(shard_sizes), "shard_sizes": list(shard_sizes), "items_sha256": digest}
     if place.create_sealed(plan):
         return list(shard_sizes)
-    stored = place.read_sealed()
-    if stored["items_sha256"] != digest or stored["num_items"] != plan["num_items"]:
+    stored = read_plan(folder)
+    if stored.items_sha256 != digest or stored.num_items != plan["num_items"]:
         raise StorageError(
-            f"{place} plans {stored['num_items']} other items than the {plan['num_items']} of this run",
+            f"{place} plans {stored.num_items} other items than the {plan['num_items']} of this run",
             code="WRPO-S018",
         )
-    return stored["shard_sizes"]
+    return list(stored.shard_sizes)
+
+
+def read_plan(folder: Location) -> PlanRecord:
+    """Return a step's stored plan; raises FileNotFoundError, and StorageError when it is damaged."""
+    place = folder / "plan.json"
+    return typed_record(PlanRecord, place.read_sealed(), place, "a plan", "WRPO-S030")
 
 
 def items_digest(items: Iterable[str]) -> str:
@@ -176,22 +198,17 @@ def _require_conserved(shard: Shard, done: set[str], set_aside: Sequence[str]) -
 def read_commit(folder: Location, shard_name: str) -> Commit:
     """Return the commit of a shard; raises FileNotFoundError when there is none, StorageError when it is broken."""
     place = folder / "commits" / f"{shard_name}.json"
-    raw = place.read_sealed()
-    if raw.get("shard") != shard_name:
+    found = typed_record(Commit, place.read_sealed(), place, "a commit", "WRPO-S019")
+    if found.shard != shard_name:
         raise StorageError(
-            f"{place} is the commit of {raw.get('shard')}", code="WRPO-S019", help="wrpo-ray inspect RUN --repair"
+            f"{place} is the commit of {found.shard}", code="WRPO-S019", help="wrpo-ray inspect RUN --repair"
         )
-    try:
-        return Commit(
-            shard=raw["shard"],
-            file=FileEntry(**raw["file"]),
-            num_items=raw["num_items"],
-            quarantined=tuple(QuarantinedRow(**row) for row in raw["quarantined"]),
-            counts=raw["counts"],
-            notes=raw.get("notes", {}),
-        )
-    except (TypeError, KeyError) as error:
-        raise StorageError(f"{place} is not a commit of this version: {error}", code="WRPO-S019") from error
+    if not found.file.path.startswith(f"data/{shard_name}-"):
+        raise StorageError(
+            f"{place} names a file of another shard: {found.file.path}", code="WRPO-S019",
+            help="wrpo-ray inspect RUN --repair",
+        )  # fmt: skip
+    return found
 
 
 def read_commits(folder: Location, shard_names: Sequence[str]) -> Iterator[Commit]:

@@ -52,7 +52,7 @@ class Location:
         content = self.read_bytes()
         try:
             return json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StorageError(
                 f"{self} is not the JSON that was written: {error}", code="WRPO-S010", help="wrpo-ray inspect RUN"
             ) from error
@@ -84,7 +84,7 @@ class Location:
         """
         raw = self.read_json()
         record = {name: value for name, value in raw.items() if name != "sha256"} if isinstance(raw, dict) else {}
-        if not isinstance(raw, dict) or raw.get("sha256") != _seal(record):
+        if not isinstance(raw, dict) or not _is_seal(raw.get("sha256"), record):
             raise StorageError(
                 f"{self} was changed after it was written: its own hash does not fit", code="WRPO-S023",
                 help="wrpo-ray inspect RUN --repair removes it, so that it is made again",
@@ -141,6 +141,14 @@ def json_bytes(value: Any) -> bytes:
 def _seal(record: Mapping[str, Any]) -> str:
     text = json.dumps(record, sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _is_seal(digest: Any, record: Mapping[str, Any]) -> bool:
+    try:
+        return digest == _seal(record)
+    except ValueError:
+        # NaN and Infinity are no JSON, though Python reads them; no record was written with them.
+        return False
 
 
 def locate(text: str | Path) -> Location:

@@ -13,12 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import with_config
+
 from wrpo_ray.errors import StorageError
-from wrpo_ray.storage.location import Location, locate, require_below
+from wrpo_ray.storage.location import Location, locate
+from wrpo_ray.storage.typed_records import require_path_below, typed_record
 
 MANIFEST = "manifest.json"
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True)
 class FileEntry:
     """One file of a step: path below the step's folder, size in bytes, SHA-256, and rows when it is Parquet.
@@ -34,7 +38,7 @@ class FileEntry:
     key_range: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
-        require_below(self.path)
+        require_path_below(self.path)
         # JSON has no tuples; what is read back must equal what was written.
         if self.key_range is not None:
             object.__setattr__(self, "key_range", tuple(self.key_range))
@@ -48,6 +52,7 @@ class FileEntry:
         return self.key_range[0] <= key_range[1] and key_range[0] <= self.key_range[1]
 
 
+@with_config(extra="forbid")
 @dataclass(frozen=True)
 class Manifest:
     """What a finished step made, from what, and the counts that it reports.
@@ -136,13 +141,7 @@ def read_manifest(folder: Location) -> Manifest | None:
         raw = (folder / MANIFEST).read_sealed()
     except FileNotFoundError:
         return None
-    try:
-        return Manifest(**{**raw, "files": tuple(FileEntry(**entry) for entry in raw["files"])})
-    except (TypeError, KeyError) as error:
-        raise StorageError(
-            f"{folder / MANIFEST} is not a manifest of this version: {error}", code="WRPO-S011",
-            help="wrpo-ray inspect RUN --repair removes the step, so that it is made again",
-        ) from error  # fmt: skip
+    return typed_record(Manifest, raw, folder / MANIFEST, "a manifest", "WRPO-S011")
 
 
 def content_digest(manifest: Manifest) -> str:

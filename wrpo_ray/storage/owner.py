@@ -60,7 +60,7 @@ def surely_dead(owner: Owner) -> bool:
         os.kill(owner.pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
+    except (PermissionError, OverflowError):
         return False
     fields = _process_fields(owner.pid)
     if not fields or not owner.process_started:

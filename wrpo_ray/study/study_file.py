@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from wrpo_ray.config_rules import shown
 from wrpo_ray.config_study import StudyFile
+from wrpo_ray.config_text import read_config_text
 from wrpo_ray.errors import ConfigError, Problem
 from wrpo_ray.yaml_loader import excerpt, parse_yaml, position_of
 
@@ -21,13 +22,7 @@ def read_study(path: str | Path, overrides: list[str]) -> tuple[StudyFile, list[
 
     Raises ConfigError that lists every problem.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(
-            f"cannot read the study {path}: {reason}", code="WRPO-C002", help="correct the path"
-        ) from error
+    text = read_config_text(Path(path), "study")
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict) or not isinstance(raw.get("study"), dict):
         rule = f"{path} is no study: it must hold a section `study` with a name"
@@ -37,7 +32,7 @@ def read_study(path: str | Path, overrides: list[str]) -> tuple[StudyFile, list[
         name, _, value = override.removeprefix(_OWN).partition("=")
         raw["study"][name] = parse_yaml(value, f"override {name}")
     try:
-        study = StudyFile.model_validate_json(json.dumps(raw, ensure_ascii=False), strict=True)
+        study = StudyFile.model_validate_json(json.dumps(raw), strict=True)
     except ValidationError as error:
         problems = [_problem(detail, text, str(path)) for detail in error.errors(include_url=False)]
         raise ConfigError.of(f"cannot use {path}", problems) from error
