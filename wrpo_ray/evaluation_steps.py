@@ -19,7 +19,8 @@ from wrpo_ray.data.sampling import SamplingJob, sample
 from wrpo_ray.engines.protocol import Generator
 from wrpo_ray.evaluate.answers import rewarded, verified
 from wrpo_ray.evaluate.expected_reward import Comparison, compare, shown
-from wrpo_ray.evaluate.pairwise import Answered, Compared, compared, pair_entry
+from wrpo_ray.evaluate.pair_entries import pair_entries
+from wrpo_ray.evaluate.pairwise import Answered, Compared, compared
 from wrpo_ray.evaluate.questions import judged, write_questions
 from wrpo_ray.evaluate.step_builder import Builder
 from wrpo_ray.evaluate.table import FORMAT, model_entries, outcomes_table
@@ -141,7 +142,7 @@ def _evaluate_step(
     def run(folder: Location) -> StepResult:
         answered = rewarded(map(builder.folder, steps.scored), steps.drawn)
         outcomes = [compared(*pair, "reward", answered) for pair in pairs] + _others(builder, steps, pairs, rule)
-        told = [pair_entry(pair, evaluation.num_bootstrap, seed) for pair in outcomes]
+        told = pair_entries(outcomes, evaluation.num_bootstrap, seed)
         result = _expected_rewards(builder, evaluation, steps, answered)
         sources = [name for name in steps.drawn if name not in steps.own]
         models = model_entries(result, answered, sources, evaluation.num_bootstrap, seed)
@@ -157,6 +158,8 @@ def _evaluate_step(
         "seed": seed,
         "pairs": [list(pair) for pair in pairs],
         "verifier": rule.model_dump(mode="json") if rule else None,
+        # Evaluations of older versions took each comparison for the only one.
+        "correction": "holm",
     }
     read = (steps.prompts, *steps.drawn.values()) if rule else (steps.prompts,)
     return Step("evaluate", identity, (*steps.scored, *read, *(steps.asked or ()), *further.inputs), run)

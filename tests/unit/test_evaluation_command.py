@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from wrpo_ray.cli import main
-from wrpo_ray.evaluate.pairwise import Compared, Outcome, pair_entry
+from wrpo_ray.evaluate.pair_entries import pair_entries
+from wrpo_ray.evaluate.pairwise import Compared, Outcome
 from wrpo_ray.model_card import evaluation_section
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, json_bytes, locate
@@ -23,7 +24,7 @@ def entries() -> list[dict[str, Any]]:
         Compared("fused", "target-sft", "judge", won, {"q": "cut at max_tokens"}, 0.25),
         Compared("fused", "source", "reward", {}),
     ]
-    return [pair_entry(pair, 100, 1) for pair in pairs]
+    return pair_entries(pairs, 100, 1)
 
 
 def found() -> dict[str, Any]:
