@@ -14,7 +14,8 @@ from wrpo_ray.config_file import parse_config
 from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.errors import ModelError
 from wrpo_ray.evaluate.evaluation_file import read_evaluation_file
-from wrpo_ray.evaluation_steps import EvaluationBuilder, evaluation_steps
+from wrpo_ray.evaluate.step_builder import EvaluationBuilder
+from wrpo_ray.evaluation_steps import evaluation_steps
 from wrpo_ray.prompts import load_prompts
 from wrpo_ray.schema import Prompt, Response, ScoredResponse, stable_hash
 from wrpo_ray.steps import Step, StepResult, execute
@@ -68,7 +69,6 @@ class Run:
         assert self.config.evaluation is not None
         loaded = load_prompts(self.config.evaluation.prompts)
         prompts = self.add(Step("evaluation-prompts", {}, (), loaded.write))
-        builder = EvaluationBuilder(self.config, self.add, self.folder, self.sample, self.score, load_generator)
         trained = [
             (
                 self.config.target.model_copy(update={"name": name}),
@@ -76,7 +76,9 @@ class Run:
             )
             for name in ("target-sft", "fused")
         ]
-        evaluation_steps(builder, self.config.evaluation, prompts, trained)
+        models, make = ((self.config.target, None), *trained), load_generator
+        builder = EvaluationBuilder(self.config, models, self.add, self.folder, self.sample, self.score, make)
+        evaluation_steps(builder, self.config.evaluation, prompts)
 
     def add(self, step: Step) -> Step:
         self.steps.append(step)
