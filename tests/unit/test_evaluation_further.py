@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation_config import OWN, evaluation_config, evaluation_folder
+from wrpo_ray.errors import ConfigError
 from wrpo_ray.live.holding import holdings
+from wrpo_ray.live.remaining import planned_stages, time_left
+from wrpo_ray.live.view import StepView
 from wrpo_ray.pipeline import Pipeline
+from wrpo_ray.planning.against import plan_record
 from wrpo_ray.preflight import check_run
 
 
@@ -53,6 +57,55 @@ def test_what_their_steps_hold(folder: Path) -> None:
             assert held.units == 2, step.name
     assert holding("evaluation-safety") is None
     assert holding("evaluation-benchmarks") is None
+
+
+def test_sources_answer_benchmarks_on_demand(folder: Path) -> None:
+    before = {step.name: step.fingerprint for step in Pipeline(evaluation_config(folder, *further(folder))).steps}
+    config = evaluation_config(folder, *further(folder), "evaluation.benchmarks.sources=all")
+    steps = {step.name: step for step in Pipeline(config).steps}
+    assert set(steps) - set(before) == {
+        f"evaluation-mt-bench-{kind}-{name}" for name in ("a", "gpt") for kind in ("sample", "2-questions", "2-sample")
+    }
+    changed = {name for name in before if before[name] != steps[name].fingerprint}
+    assert changed == {"evaluation-benchmarks", "export"}
+    held = holdings(config)
+    of_endpoint, of_source = held("evaluation-mt-bench-2-sample-gpt"), held("evaluation-mt-bench-sample-a")
+    assert of_endpoint is not None
+    assert of_source is not None
+    assert (of_endpoint.endpoint, of_endpoint.source, of_source.units, of_source.source) == ("gpt", None, 1, None)
+    # A source that the run goes on without is asked no more.
+    left = Pipeline(config).without({"a": "broken"})
+    assert [step.name for step in left.steps if step.name.endswith("-a") and "bench" in step.name] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule", "code"),
+    [
+        ("sources: [b]", "no source has this name; there are: a, gpt", "WRPO-C045"),
+        ("sources: [a], max_tokens: 128", "sources.a.engine.max_model_len", "WRPO-C020"),
+        ("sources: [gpt], max_tokens: 1000", "no request may ever be sent", "WRPO-C083"),
+        ("temperature: -1", "greater than or equal to 0", "WRPO-C006"),
+    ],
+)
+def test_rules(folder: Path, fields: str, rule: str, code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        evaluation_config(folder, f"evaluation.benchmarks={{mt_bench: '{folder}/mt.jsonl', {fields}}}")
+    found = [(problem.code, str(problem)) for problem in caught.value.problems]
+    assert any(code == each and rule in text for each, text in found), found
+
+
+def test_every_step_that_holds_something_is_planned_and_its_time_left_is_known(folder: Path) -> None:
+    config = evaluation_config(folder, *further(folder), "evaluation.benchmarks.sources=all", "evaluation.sources=all")
+    steps, held = Pipeline(config).steps, holdings(config)
+    plan = plan_record(config)
+    assert {step.name for step in steps if held(step.name)} == {stage["step"] for stage in plan["stages"]}
+    stages = {stage["step"]: stage["job"] for stage in plan["stages"]}
+    assert stages["evaluation-mt-bench-2-sample-gpt"]["after"] == ("evaluation-mt-bench-sample-gpt",)
+    assert stages["evaluation-lm-eval-fused"]["after"] == ("wrpo",)
+    views = [StepView(step.name, "waiting", held(step.name)) for step in steps]
+    left = time_left(views, plan, planned_stages(plan))
+    assert left.unknown is None
+    assert left.seconds is not None
 
 
 def test_all_that_is_wrong_with_them_is_found_before_the_run(folder: Path) -> None:
