@@ -13,6 +13,7 @@ from wrpo_ray.live.view import StepView
 from wrpo_ray.pipeline import Pipeline
 from wrpo_ray.planning.against import plan_record
 from wrpo_ray.preflight import check_run
+from wrpo_ray.submissions import differences, submission
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,11 @@ def test_sources_answer_benchmarks_on_demand(folder: Path) -> None:
     }
     changed = {name for name in before if before[name] != steps[name].fingerprint}
     assert changed == {"evaluation-benchmarks", "export"}
+    # Asked of a run that is finished it is no mix of results; another temperature is.
+    first = submission(1, {}, Pipeline(evaluation_config(folder, *further(folder))).steps, {})
+    assert list(differences(first, submission(1, {}, list(steps.values()), {}))) == []
+    other = Pipeline(evaluation_config(folder, *further(folder), "evaluation.benchmarks.temperature=0.5")).steps
+    assert any("temperature" in line for line in differences(first, submission(1, {}, other, {})))
     held = holdings(config)
     of_endpoint, of_source = held("evaluation-mt-bench-2-sample-gpt"), held("evaluation-mt-bench-sample-a")
     assert of_endpoint is not None
