@@ -108,6 +108,8 @@ def _win_rates(found: Mapping[str, Any]) -> Chart | None:
     ]  # fmt: skip
     of = f" by {pairs[0]['model']}" if len(models) == 1 else ""
     words = f"Share of prompts won{of}, ties counting half, with 95 % intervals; at half both are equally good."
+    if len(pairs) > 1:
+        words += " Each interval is that of its comparison alone; what is said in words is corrected for all of them."
     data = {"rows": rows, "x": "win rate", "percent": True, "landmark": 0.5}
     return Chart("win-rates", "Win rates", words, "ranges", data, _rates(pairs))
 
