@@ -145,7 +145,7 @@ def test_several_pairs_are_corrected_for_being_several() -> None:
     assert entries[0]["words"].endswith(
         ": no difference can be seen (sign test: p = 0.067 as one of 6 comparisons, p = 0.013 alone)"
     )
-    assert ": better (sign test: p < 0.0001 as one of 6 comparisons, " in entries[1]["words"]
+    assert ": better (sign test: p < 0.0001, also as one of 6 comparisons)" in entries[1]["words"]
     assert entries[2]["p_value"] is None
 
 

@@ -55,9 +55,12 @@ def sentence(model: str, baseline: str, num_prompts: int, win_rate: float, inter
 
 def evidence(p_value: float, corrected: float, num_comparisons: int) -> str:
     """Return what the verdict rests on, in brackets: the sign test, alone and as one of several comparisons."""
+    alone, as_one = _p(p_value), _p(corrected)
     if num_comparisons == 1:
-        return f"(sign test: {_p(p_value)})"
-    return f"(sign test: {_p(corrected)} as one of {num_comparisons} comparisons, {_p(p_value)} alone)"
+        return f"(sign test: {alone})"
+    if alone == as_one:
+        return f"(sign test: {alone}, also as one of {num_comparisons} comparisons)"
+    return f"(sign test: {as_one} as one of {num_comparisons} comparisons, {alone} alone)"
 
 
 def _p(p_value: float) -> str:
