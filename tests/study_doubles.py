@@ -82,8 +82,12 @@ class FakePipeline(Pipeline):
             return {"metrics.jsonl": b"".join(json.dumps(line).encode() + b"\n" for line in lines)}
         if name == "evaluate":
             reward = 1.0 - (end - BEST_ALPHA) ** 2
-            models = [{"name": "fused", "mean_reward": reward, "reward_low": 0.1, "reward_high": 1.9, "mean_tokens": 9}]
-            return {"evaluation.json": json_bytes({"format": 1, "models": models, "pairs": []})}
+            models = [
+                {"name": "fused", "num_answers": 4, "mean_reward": reward, "reward_low": 0.1, "reward_high": 1.9,
+                 "mean_tokens": 9.0}
+            ]  # fmt: skip
+            nothing = {"pairs": [], "safety": None, "benchmarks": None}
+            return {"evaluation.json": json_bytes({"format": 1, "models": models, **nothing})}
         return {}
 
 

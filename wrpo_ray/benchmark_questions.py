@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,20 @@ from wrpo_ray.sorted_prompts import Origin, PromptSorter
 
 Benchmark = Literal["alpaca_eval", "arena_hard_v0_1", "arena_hard_v2", "mt_bench"]
 BENCHMARKS: tuple[Benchmark, ...] = get_args(Benchmark)
+# `temperature_config` of fastchat/llm_judge/common.py (fschat 0.2.36), and what its gen_model_answer.py and
+# gen_api_answer.py take for any other category.
+MT_BENCH_TEMPERATURES: Mapping[str, float] = {
+    "writing": 0.7,
+    "roleplay": 0.7,
+    "extraction": 0.0,
+    "math": 0.0,
+    "coding": 0.0,
+    "reasoning": 0.0,
+    "stem": 0.1,
+    "humanities": 0.1,
+    "arena-hard-200": 0.0,
+}
+_OTHER_CATEGORY = 0.7
 _NUM_TURNS = {"alpaca_eval": 1, "arena_hard_v0_1": 1, "arena_hard_v2": 1, "mt_bench": 2}
 _MAX_SHOWN = 20
 PLACE = "evaluation.benchmarks"
@@ -26,6 +41,7 @@ PLACE = "evaluation.benchmarks"
 class Question:
     """One question. key: its id in the benchmark's own type. turns: what the user says. dataset: AlpacaEval's column.
 
+    temperature: that its benchmark asks for, 0 where it asks for none.
     prompt_id: of the first turn, by which its answer is found.
     """
 
@@ -33,6 +49,7 @@ class Question:
     key: str | int
     turns: tuple[str, ...]
     dataset: str | None = None
+    temperature: float = 0.0
 
     @property
     def first_messages(self) -> list[dict[str, str]]:
@@ -105,12 +122,15 @@ def _read_file(benchmark: Benchmark, path: Path) -> Iterator[Question | Problem]
         yield Problem(place, type(error).__name__, "the file cannot be read as UTF-8", "correct the path", "WRPO-D060")
         return
     known: set[str | int] = set()
+    temperatures: dict[str, float] = {}
     number = 0
     for number, row in enumerate(_rows(path, text), start=1):
         try:
             question = _PARSERS[benchmark](_mapping(row))
             if question.key in known:
                 raise _RowError(question.key, "another row has the same id")
+            if temperatures.setdefault(question.prompt_id, question.temperature) != question.temperature:
+                raise _RowError(question.key, "another row asks the same, of a category with another temperature")
         except _RowError as error:
             fix = f"take the question file of the benchmark as it is published ({_SHAPES[benchmark]} in each row)"
             yield Problem(f"{place}, row {number}", error.value, error.rule, fix, "WRPO-D061")
@@ -184,7 +204,18 @@ def _arena_hard_v2(row: Mapping[str, Any]) -> Question:
 
 
 def _mt_bench(row: Mapping[str, Any]) -> Question:
-    return Question("mt_bench", _key(row, "question_id"), _turns(row, "mt_bench"))
+    turns, temperature = _turns(row, "mt_bench"), _mt_bench_temperature(row)
+    return Question("mt_bench", _key(row, "question_id"), turns, temperature=temperature)
+
+
+def _mt_bench_temperature(row: Mapping[str, Any]) -> float:
+    """Return the temperature of a question in FastChat's order: its own, that of its category, that of any other."""
+    required = row.get("required_temperature")
+    if required is None:
+        return MT_BENCH_TEMPERATURES.get(_text(row, "category"), _OTHER_CATEGORY)
+    if isinstance(required, bool) or not isinstance(required, int | float) or not 0.0 <= required < math.inf:
+        raise _RowError(required, "`required_temperature` must be a number, 0 or more")
+    return float(required)
 
 
 _PARSERS: Mapping[Benchmark, Callable[[Mapping[str, Any]], Question]] = {
@@ -197,5 +228,5 @@ _SHAPES: Mapping[Benchmark, str] = {
     "alpaca_eval": "{instruction, dataset}",
     "arena_hard_v0_1": "{question_id, turns: [{content}]}",
     "arena_hard_v2": "{uid, prompt}",
-    "mt_bench": "{question_id, turns: [first, second]}",
+    "mt_bench": "{question_id, category, turns: [first, second]}",
 }

@@ -1,7 +1,8 @@
 """The steps that evaluation has beside comparing rewards: benchmark answers, the safety slice, and lm-eval.
 
-questions ─► sample (each model) ─► turn-2 ─► sample-2 ─► evaluation-benchmarks     all named evaluation-benchmark-...
-prompts ─► sample (each model) ─► evaluation-safety                                 all named evaluation-safety-...
+questions ─► sample (each model) ─► evaluation-benchmarks                             named evaluation-benchmark-...
+questions ─► sample (each model) ─► 2-questions ─► 2-sample ─► evaluation-benchmarks  named evaluation-mt-bench-...
+prompts ─► sample (each model) ─► evaluation-safety                                   named evaluation-safety-...
 evaluation-lm-eval-<model>
 
 The second turn of a question holds the model's own first answer, so it is a step of prompts that the first turn's
@@ -17,14 +18,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wrpo_ray.benchmark_questions import BENCHMARKS, Question, first_turns, load_questions
-from wrpo_ray.config import ModelConfig, PromptsConfig, SamplingConfig
+from wrpo_ray.config import PromptsConfig, SamplingConfig, SourceConfig
 from wrpo_ray.config_benchmarks import BenchmarksConfig, LmEvalConfig, SafetyConfig
+from wrpo_ray.config_evaluation_rules import answering_sources
 from wrpo_ray.evaluate import answer_formats
 from wrpo_ray.evaluate.answer_formats import Answer, file_of
 from wrpo_ray.evaluate.lm_eval_steps import ROWS_FILE, lm_eval_tasks
 from wrpo_ray.evaluate.refusals import safety
 from wrpo_ray.evaluate.second_turns import collected, first_responses, write_second_turns
-from wrpo_ray.evaluate.step_builder import Builder
+from wrpo_ray.evaluate.step_builder import EvaluationBuilder
+from wrpo_ray.prompt_temperatures import with_temperatures
 from wrpo_ray.prompts import PromptSet, load_prompts
 from wrpo_ray.steps import Step, StepResult, digest
 from wrpo_ray.storage.location import Location, json_bytes
@@ -33,6 +36,7 @@ from wrpo_ray.storage.tables import verified_bytes, write_file
 
 SAFETY_FILE = "safety.json"
 _MAX_NAMED = 20
+_Model = tuple[SourceConfig, Step | None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Further:
 
 
 def further_steps(
-    builder: Builder,
+    builder: EvaluationBuilder,
     benchmarks: BenchmarksConfig | None,
     safety_section: SafetyConfig | None,
     lm_eval: LmEvalConfig | None,
@@ -68,45 +72,93 @@ def further_steps(
     return Further(refusals, lm_eval_tasks(builder, lm_eval) if lm_eval is not None else ())
 
 
-def benchmark_answers(builder: Builder, section: BenchmarksConfig, questions: Sequence[Question]) -> Step:
+def benchmark_answers(builder: EvaluationBuilder, section: BenchmarksConfig, questions: Sequence[Question]) -> Step:
     """Add the steps that answer `questions`, and return the one that writes them in the benchmarks' formats."""
-    prompts = _prompts(builder, "evaluation-benchmark-questions", first_turns(questions))
-    sampling = SamplingConfig(num_samples=1, temperature=section.temperature, top_p=1.0, max_tokens=section.max_tokens)
-    drawn = [
-        _both_turns(builder, model, trained_by, sampling, prompts, questions) for model, trained_by in builder.models
-    ]
-    names = [f"{builder.run_name}-{model.name}" for model, _ in builder.models]
+    given: list[tuple[SourceConfig, Step | None]] = [*builder.models]
+    given += [(source, None) for source in answering_sources(builder.config)]
+    models = [(_greedy(model, section), trained_by) for model, trained_by in given]
+    one, two = ([question for question in questions if len(question.turns) == count] for count in (1, 2))
+    drawn = list(zip(_one_turn(builder, section, models, one), _two_turns(builder, section, models, two), strict=True))
+    run_name = builder.config.run.name
+    names = [f"{run_name}-{model.name}" for model, _ in models]
 
     def run(folder: Location) -> StepResult:
-        answered = {
-            name: collected(questions, [first_responses(builder.folder(step)) for step in steps])
-            for name, steps in zip(names, drawn, strict=True)
-        }
+        answered = {}
+        for name, of_model in zip(names, drawn, strict=True):
+            found = [
+                collected(asked, [first_responses(builder.folder(step)) for step in steps])
+                for asked, steps in zip((one, two), of_model, strict=True)
+            ]
+            answered[name] = ([*found[0][0], *found[1][0]], [*found[0][1], *found[1][1]])
         files = [entry for name, (answers, _) in answered.items() for entry in _write(folder, name, answers)]
         return StepResult(tuple(files), {"models": {name: _counts(*found) for name, found in answered.items()}})
 
-    identity = {"run": builder.run_name, "questions": digest([_identity(question) for question in questions])}
-    inputs = tuple(step for steps in drawn for step in steps)
+    identity = {"run": run_name, "questions": digest([_identity(question) for question in questions])}
+    inputs = tuple(step for of_model in drawn for steps in of_model for step in steps)
     return builder.add(Step("evaluation-benchmarks", identity, inputs, run))
 
 
-def _both_turns(
-    builder: Builder, model: ModelConfig, trained_by: Step | None, sampling: SamplingConfig, prompts: Step,
-    questions: Sequence[Question],
-) -> tuple[Step, ...]:  # fmt: skip
-    """Add the sampling steps of one model: of the first turns, and of the second ones where questions have them."""
-    model = model.model_copy(update={"sampling": sampling})
-    first = builder.sample(f"evaluation-benchmark-sample-{model.name}", model, prompts, trained_by)
-    two_turns = [question for question in questions if len(question.turns) == 2]
-    if not two_turns:
-        return (first,)
+def _greedy(model: SourceConfig, section: BenchmarksConfig) -> SourceConfig:
+    """Return the model as it answers questions that ask for no temperature of their own."""
+    temperature = section.temperature or 0.0
+    sampling = SamplingConfig(num_samples=1, temperature=temperature, top_p=1.0, max_tokens=section.max_tokens)
+    return model.model_copy(update={"sampling": sampling})
+
+
+def _one_turn(
+    builder: EvaluationBuilder, section: BenchmarksConfig, models: Sequence[_Model], questions: Sequence[Question]
+) -> list[tuple[Step, ...]]:
+    """Add the steps that answer questions of one turn, and return those with the answers, by model."""
+    if not questions:
+        return [() for _ in models]
+    prompts = _questions(builder, "evaluation-benchmark-questions", section, questions)
+    return [
+        (builder.sample(f"evaluation-benchmark-sample-{model.name}", model, prompts, trained_by),)
+        for model, trained_by in models
+    ]
+
+
+def _two_turns(
+    builder: EvaluationBuilder, section: BenchmarksConfig, models: Sequence[_Model], questions: Sequence[Question]
+) -> list[tuple[Step, ...]]:
+    """Add the steps that answer both turns of questions, and return those with the answers, by model.
+
+    They are apart from the others: a question that another benchmark asks too has another temperature here.
+    """
+    if not questions:
+        return [() for _ in models]
+    prompts = _questions(builder, "evaluation-mt-bench-questions", section, questions)
+    identity = {"questions": digest([_identity(question) for question in questions])} | _own(section, questions)
+
+    def both(model: SourceConfig, trained_by: Step | None) -> tuple[Step, ...]:
+        first = builder.sample(f"evaluation-mt-bench-sample-{model.name}", model, prompts, trained_by)
+
+        def run(folder: Location) -> StepResult:
+            return write_second_turns(
+                questions, builder.folder(first), folder, own_temperatures=section.temperature is None
+            )
+
+        name = f"evaluation-mt-bench-2-questions-{model.name}"
+        second = builder.add(Step(name, identity, (first,), run))
+        return first, builder.sample(f"evaluation-mt-bench-2-sample-{model.name}", model, second, trained_by)
+
+    return [both(model, trained_by) for model, trained_by in models]
+
+
+def _questions(builder: EvaluationBuilder, name: str, section: BenchmarksConfig, questions: Sequence[Question]) -> Step:
+    """Add the prompts step of the first turns, with the temperatures that the questions ask for."""
+    loaded, own = first_turns(questions), _own(section, questions)
 
     def run(folder: Location) -> StepResult:
-        return write_second_turns(two_turns, builder.folder(first), folder)
+        return with_temperatures(loaded.write(folder), folder, own.get("temperatures", {}))
 
-    identity = {"questions": digest([_identity(question) for question in two_turns])}
-    second = builder.add(Step(f"evaluation-benchmark-turn-2-{model.name}", identity, (first,), run))
-    return first, builder.sample(f"evaluation-benchmark-sample-2-{model.name}", model, second, trained_by)
+    return builder.add(Step(name, {"content": loaded.prompts.content} | own, (), run))
+
+
+def _own(section: BenchmarksConfig, questions: Sequence[Question]) -> dict[str, Mapping[str, float]]:
+    """Return the temperatures by prompt_id as a part of an identity; nothing where one is set for all, or all are 0."""
+    own = {question.prompt_id: question.temperature for question in questions}
+    return {"temperatures": own} if section.temperature is None and any(own.values()) else {}
 
 
 def _write(folder: Location, model: str, answers: Sequence[Answer]) -> list[FileEntry]:
@@ -139,7 +191,7 @@ def _identity(question: Question) -> list[Any]:
     return [question.benchmark, question.key, list(question.turns), question.dataset]
 
 
-def safety_slice(builder: Builder, section: SafetyConfig) -> Step:
+def safety_slice(builder: EvaluationBuilder, section: SafetyConfig) -> Step:
     """Add the steps that answer harmful requests, and return the one that counts refusals."""
     prompts = _prompts(builder, "evaluation-safety-prompts", load_prompts(safety_prompts(section)))
     sampling = SamplingConfig(num_samples=1, temperature=section.temperature, top_p=1.0, max_tokens=section.max_tokens)
@@ -171,7 +223,7 @@ def safety_prompts(section: SafetyConfig) -> PromptsConfig:
     return PromptsConfig(path=section.prompts, column=section.column)
 
 
-def _prompts(builder: Builder, name: str, loaded: PromptSet) -> Step:
+def _prompts(builder: EvaluationBuilder, name: str, loaded: PromptSet) -> Step:
     return builder.add(Step(name, {"content": loaded.prompts.content}, (), loaded.write))
 
 

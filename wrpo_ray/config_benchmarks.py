@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from wrpo_ray.config_base import Frozen, NonNegativeFloat, PositiveInt
+from wrpo_ray.config_base import Frozen, NonNegativeFloat, PositiveInt, Slug
 
 
 class BenchmarksConfig(Frozen):
-    """Question files of benchmarks; target, Target-SFT and fused model answer them, in each benchmark's own format.
+    """Question files of benchmarks; target, Target-SFT, fused model and, on demand, sources answer them, in each
+    benchmark's own format.
 
     What judges the answers is the benchmark's own package; see docs/benchmarks.md."""
 
@@ -22,8 +23,11 @@ class BenchmarksConfig(Frozen):
     """Arena-Hard v2: its question.jsonl, with {uid, prompt}."""
     mt_bench: str | None = None
     """MT-Bench: its question.jsonl, with {question_id, category, turns}; each turn is a sampling step of its own."""
-    temperature: NonNegativeFloat = 0.0
-    """One for all questions; 0 takes the most likely token (FastChat has another one for some categories)."""
+    sources: Literal["all"] | tuple[Slug, ...] = ()
+    """Names of sources that answer the questions too, or all."""
+    temperature: NonNegativeFloat | None = None
+    """One for all questions; none: those of MT-Bench have that of their category, as FastChat has it (0.7 writing and
+    roleplay, 0.1 stem and humanities), all others 0, which takes the most likely token."""
     max_tokens: PositiveInt = 2048
     """Longest answer in tokens."""
 

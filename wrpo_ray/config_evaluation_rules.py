@@ -33,6 +33,13 @@ def evaluated_sources(config: FuseConfig) -> list[SourceConfig]:
     return [source for source in config.sources if wanted == "all" or source.name in wanted]
 
 
+def answering_sources(config: FuseConfig) -> list[SourceConfig]:
+    """Return the sources that answer benchmarks' questions, without those that the run goes on without."""
+    benchmarks = config.evaluation.benchmarks if config.evaluation else None
+    wanted = benchmarks.sources if benchmarks else ()
+    return [source for source in config.sources if wanted == "all" or source.name in wanted]
+
+
 def evaluated_pairs(config: FuseConfig) -> tuple[tuple[str, str], ...]:
     """Return the pairs of (model, baseline) to compare, without those of sources that the run goes on without."""
     if config.evaluation is None:
@@ -47,25 +54,35 @@ def evaluated_pairs(config: FuseConfig) -> tuple[tuple[str, str], ...]:
 
 def _lengths(config: FuseConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
     models = [("target", config.target), *((f"sources.{s.name}", s) for s in evaluated_sources(config))]
-    most = evaluation.sampling.max_tokens
     for place, model in models:
-        if isinstance(model, ModelConfig) and most >= model.engine.max_model_len:
-            rule = f"must be less than {place}.engine.max_model_len = {model.engine.max_model_len}"
-            yield Problem(
-                "evaluation.sampling.max_tokens", str(most), rule, "lower it or raise max_model_len", "WRPO-C020"
-            )
-        elif not isinstance(model, ModelConfig) and (limit := model.limits.tokens_per_minute) and limit <= most:
-            rule = f"must be less than {place}.limits.tokens_per_minute = {limit}, or no request may ever be sent"
-            yield Problem("evaluation.sampling.max_tokens", str(most), rule, "lower it or raise the limit", "WRPO-C083")
+        yield from _length("evaluation.sampling.max_tokens", evaluation.sampling.max_tokens, place, model)
+    # That the target can give such answers, and to harmful requests, is looked at with the files, before the run.
+    if (benchmarks := evaluation.benchmarks) is not None:
+        for source in answering_sources(config):
+            field, place = "evaluation.benchmarks.max_tokens", f"sources.{source.name}"
+            yield from _length(field, benchmarks.max_tokens, place, source)
+
+
+def _length(field: str, most: int, place: str, model: SourceConfig) -> Iterator[Problem]:
+    """Yield the problem of answers that leave a model at `place` no room for a prompt."""
+    if isinstance(model, ModelConfig) and most >= model.engine.max_model_len:
+        rule = f"must be less than {place}.engine.max_model_len = {model.engine.max_model_len}"
+        yield Problem(field, str(most), rule, "lower it or raise max_model_len", "WRPO-C020")
+    elif not isinstance(model, ModelConfig) and (limit := model.limits.tokens_per_minute) and limit <= most:
+        rule = f"must be less than {place}.limits.tokens_per_minute = {limit}, or no request may ever be sent"
+        yield Problem(field, str(most), rule, "lower it or raise the limit", "WRPO-C083")
 
 
 def _models(config: FuseConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
     names = [source.name for source in config.sources]
-    given = () if evaluation.sources == "all" else evaluation.sources
-    for name in given:
-        if name not in names:
-            rule = f"no source has this name; there are: {', '.join(names)}"
-            yield Problem("evaluation.sources", name, rule, "correct the name, or write all", "WRPO-C045")
+    asked = {"evaluation.sources": evaluation.sources}
+    if evaluation.benchmarks is not None:
+        asked["evaluation.benchmarks.sources"] = evaluation.benchmarks.sources
+    for place, given in asked.items():
+        for name in () if given == "all" else given:
+            if name not in names:
+                rule = f"no source has this name; there are: {', '.join(names)}"
+                yield Problem(place, name, rule, "correct the name, or write all", "WRPO-C045")
     compared = (config.target.name, *RUNS_OWN_MODELS, *(source.name for source in evaluated_sources(config)))
     yield from _pairs(evaluation.pairs or (), compared, names)
     if evaluation.pairs == ():

@@ -58,5 +58,7 @@ class PlanningConfig(Frozen):
     """From start to first token without reading weights; None: 145 s, 20 s with enforce_eager or without vLLM."""
     training_start_s: NonNegativeFloat = 60.0
     """From start to first optimizer step without reading weights."""
+    lm_eval_questions: PositiveInt = 1000
+    """Of each task of evaluation.lm_eval that the plan does not know (docs/planning.md lists those that it does)."""
     endpoint_tokens_per_s: PositiveFloat = 50.0
     """Tokens that an endpoint writes per second for one request."""

@@ -8,20 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from wrpo_ray.errors import ConfigError
+from wrpo_ray.evaluate.evaluation_file import FILE, read_evaluation_file
 from wrpo_ray.evaluate.further_lines import found_lines
 from wrpo_ray.evaluate.table import model_lines, pair_lines
 from wrpo_ray.run_state import read_run
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import require_manifest
-from wrpo_ray.storage.tables import verified_bytes
-
-_FILE = "evaluation.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.add_argument("run", metavar="RUN", help="the run's folder, or s3:// or gs:// URI: run.root/run.name")
-    parser.add_argument("--json", action="store_true", help=f"print {_FILE} as it is")
+    parser.add_argument("--json", action="store_true", help=f"print {FILE} as it is")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -34,7 +32,7 @@ def main(options: argparse.Namespace) -> int:
 def read_evaluation(run: Location) -> dict[str, Any]:
     """Return evaluation.json of the run's last start.
 
-    Raises ConfigError when there is no run or no finished evaluation, StorageError when the file is damaged.
+    Raises ConfigError when there is no run or no finished evaluation, StorageError when the file cannot be used.
     """
     steps = {step.name: step for step in read_run(run).steps}
     evaluate = steps.get("evaluate")
@@ -43,9 +41,8 @@ def read_evaluation(run: Location) -> dict[str, Any]:
         help = "python jobs/evaluate.py --config X.yaml makes it, once the models are trained"
         raise ConfigError(f"the run {run} {state}", code="WRPO-C047", help=help)
     folder = locate(evaluate.folder)
-    entry = next((entry for entry in require_manifest(folder).files if entry.path == _FILE), None)
-    found = json.loads(verified_bytes(folder, entry)) if entry is not None else {}
-    if "format" not in found:
+    found = read_evaluation_file(folder, require_manifest(folder))
+    if found is None:
         help = "python jobs/evaluate.py --config X.yaml makes the pairs from the answers that are there"
         raise ConfigError(f"the evaluation of {run} is of an older version", code="WRPO-C047", help=help)
     return found

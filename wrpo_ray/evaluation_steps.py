@@ -7,21 +7,21 @@ evaluation-prompts ─► evaluation-sample (each model) ─► evaluation-score
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wrpo_ray.benchmark_steps import Further, further_steps
 from wrpo_ray.claims import engine_claim
-from wrpo_ray.config import EvaluationConfig, FuseConfig, ModelConfig, SourceConfig, VerifierRewardConfig
+from wrpo_ray.config import EvaluationConfig, FuseConfig, SourceConfig, VerifierRewardConfig
 from wrpo_ray.config_evaluation import JudgeConfig
 from wrpo_ray.config_evaluation_rules import evaluated_pairs, evaluated_sources
 from wrpo_ray.data.sampling import SamplingJob, sample
-from wrpo_ray.engines.protocol import Generator
 from wrpo_ray.evaluate.answers import rewarded, verified
 from wrpo_ray.evaluate.expected_reward import Comparison, compare, shown
-from wrpo_ray.evaluate.pairwise import Answered, Compared, compared, pair_entry
+from wrpo_ray.evaluate.pair_entries import pair_entries
+from wrpo_ray.evaluate.pairwise import Answered, Compared, compared
 from wrpo_ray.evaluate.questions import judged, write_questions
-from wrpo_ray.evaluate.step_builder import Builder
+from wrpo_ray.evaluate.step_builder import EvaluationBuilder
 from wrpo_ray.evaluate.table import FORMAT, model_entries, outcomes_table
 from wrpo_ray.judging import template_text
 from wrpo_ray.models import model_identity
@@ -32,23 +32,6 @@ from wrpo_ray.storage.manifest import require_manifest
 from wrpo_ray.storage.tables import write_file, write_table
 
 _SPLITS: tuple[Split, ...] = ("sft", "preference")
-
-
-@dataclass(frozen=True)
-class EvaluationBuilder:
-    """What is used of the pipeline.
-
-    add: appends a step, after its inputs. folder: where a step's result lies or will lie. sample: adds the step that
-    draws a model's responses to prompts; the last argument is the step that trained it, if one did. score: adds the
-    step that scores some of them. make_generator: see data.sampling.SamplingJob.
-    """
-
-    config: FuseConfig
-    add: Callable[[Step], Step]
-    folder: Callable[[Step], Location]
-    sample: Callable[[str, SourceConfig, Step, Step | None], Step]
-    score: Callable[[str, Step, Sequence[Step]], Step]
-    make_generator: Callable[..., Generator]
 
 
 @dataclass(frozen=True)
@@ -66,37 +49,30 @@ class _Steps:
     asked: tuple[Step, Step] | None = None
 
 
-def evaluation_steps(
-    builder: EvaluationBuilder,
-    evaluation: EvaluationConfig,
-    prompts: Step,
-    trained: Sequence[tuple[ModelConfig, Step]],
-) -> Step:
-    """Add all steps of the evaluation and return the last one. trained: the run's models with the steps that made them.
+def evaluation_steps(builder: EvaluationBuilder, evaluation: EvaluationConfig, prompts: Step) -> Step:
+    """Add all steps of the evaluation and return the last one.
 
     Raises OSError or ValueError when the judge's template cannot be read; preflight has looked at it before.
     """
     config = builder.config
-    own: list[tuple[ModelConfig, Step | None]] = [(config.target, None), *trained]
 
     def draw(model: SourceConfig, step: Step | None) -> Step:
         drawn = model.model_copy(update={"sampling": evaluation.sampling})
         return builder.sample(f"evaluation-sample-{model.name}", drawn, prompts, step)
 
-    drawn = {model.name: draw(model, step) for model, step in own}
+    drawn = {model.name: draw(model, step) for model, step in builder.models}
     # One reward model for all three: what is compared is scored by the same process. Sources have steps of their own,
     # so that one more of them leaves the others as they are.
     scored = [builder.score("evaluation-score", prompts, tuple(drawn.values()))]
     for source in evaluated_sources(config):
         drawn[source.name] = draw(source, None)
         scored.append(builder.score(f"evaluation-score-{source.name}", prompts, (drawn[source.name],)))
-    names = tuple(model.name for model, _ in own)
+    names = tuple(model.name for model, _ in builder.models)
     steps = _Steps(prompts, names, drawn, tuple(scored))
     pairs = evaluated_pairs(config)
     if evaluation.judge is not None:
         steps = dataclasses.replace(steps, asked=_judge_steps(builder, evaluation.judge, steps, pairs))
-    others = Builder(config.run.name, config.run.seed, own, builder.add, builder.folder, builder.sample)
-    further = further_steps(others, evaluation.benchmarks, evaluation.safety, evaluation.lm_eval)
+    further = further_steps(builder, evaluation.benchmarks, evaluation.safety, evaluation.lm_eval)
     return builder.add(_evaluate_step(builder, evaluation, steps, pairs, further))
 
 
@@ -141,7 +117,7 @@ def _evaluate_step(
     def run(folder: Location) -> StepResult:
         answered = rewarded(map(builder.folder, steps.scored), steps.drawn)
         outcomes = [compared(*pair, "reward", answered) for pair in pairs] + _others(builder, steps, pairs, rule)
-        told = [pair_entry(pair, evaluation.num_bootstrap, seed) for pair in outcomes]
+        told = pair_entries(outcomes, evaluation.num_bootstrap, seed)
         result = _expected_rewards(builder, evaluation, steps, answered)
         sources = [name for name in steps.drawn if name not in steps.own]
         models = model_entries(result, answered, sources, evaluation.num_bootstrap, seed)
@@ -157,6 +133,8 @@ def _evaluate_step(
         "seed": seed,
         "pairs": [list(pair) for pair in pairs],
         "verifier": rule.model_dump(mode="json") if rule else None,
+        # Evaluations of older versions took each comparison for the only one.
+        "correction": "holm",
     }
     read = (steps.prompts, *steps.drawn.values()) if rule else (steps.prompts,)
     return Step("evaluate", identity, (*steps.scored, *read, *(steps.asked or ()), *further.inputs), run)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from wrpo_ray.errors import StorageError, own_error
@@ -17,6 +18,8 @@ from wrpo_ray.storage.typed_records import typed_record
 log = logging.getLogger(__name__)
 _FOLDER = "failures"
 _MOST_CHARACTERS = 8000
+# An object store answers each small read after tens of milliseconds, so they are asked side by side.
+_NUM_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,16 @@ def note_failure(run: Location, step: str, fingerprint: str, error: BaseExceptio
         log.debug("the failure of %s is not recorded: %s", step, not_written.message)
 
 
-def last_failure(run: Location) -> Failure | None:
-    """Return the newest failure that was noted and can be read, or None."""
-    for place in reversed([place for place in (run / _FOLDER).walk() if place.name.endswith(".json")]):
-        try:
-            return typed_record(Failure, place.read_sealed(), place, "the record of a failure", "WRPO-S030")
-        except (StorageError, FileNotFoundError) as error:
-            log.debug("%s is no record of a failure: %s", place, error)
-    return None
+def read_failures(run: Location) -> list[Failure]:
+    """Return all failures that were noted and can be read, the newest last."""
+    places = [place for place in (run / _FOLDER).walk() if place.name.endswith(".json")]
+    with ThreadPoolExecutor(_NUM_AT_ONCE) as pool:
+        return [found for found in pool.map(_read, sorted(places, key=lambda place: place.name)) if found is not None]
+
+
+def _read(place: Location) -> Failure | None:
+    try:
+        return typed_record(Failure, place.read_sealed(), place, "the record of a failure", "WRPO-S030")
+    except (StorageError, FileNotFoundError) as error:
+        log.debug("%s is no record of a failure: %s", place, error)
+        return None

@@ -36,7 +36,8 @@ from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.engines.protocol import Generator, Scorer
 from wrpo_ray.engines.scorers import load_scorer
 from wrpo_ray.errors import ConfigError
-from wrpo_ray.evaluation_steps import EvaluationBuilder, evaluation_steps
+from wrpo_ray.evaluate.step_builder import EvaluationBuilder
+from wrpo_ray.evaluation_steps import evaluation_steps
 from wrpo_ray.export import export_datasets, export_model
 from wrpo_ray.model_card import model_card
 from wrpo_ray.models import model_identity, resolved
@@ -305,10 +306,10 @@ class Pipeline:
         def drawn(name: str, model: SourceConfig, prompts: Step, trained_by: Step | None) -> Step:
             return self._sample(name, model, prompts, BOTH_SPLITS, trained_by)
 
-        make = self.engines.make_generator
-        builder = EvaluationBuilder(self.config, self._add, self._folder, drawn, self._score, make)
         trained = [(self._trained(name, step), step) for name, step in ((TARGET_SFT, sft), (FUSED, wrpo))]
-        evaluation_steps(builder, evaluation, self._prompts("evaluation-prompts", heldout), trained)
+        models, make = ((self.config.target, None), *trained), self.engines.make_generator
+        builder = EvaluationBuilder(self.config, models, self._add, self._folder, drawn, self._score, make)
+        evaluation_steps(builder, evaluation, self._prompts("evaluation-prompts", heldout))
 
     def _export(self, quadruples: Step, wrpo: Step) -> None:
         config = self.config

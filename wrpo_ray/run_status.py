@@ -8,11 +8,13 @@ import json
 from collections.abc import Iterable, Sequence
 
 from wrpo_ray.errors import StorageError
+from wrpo_ray.failures import Failure
 from wrpo_ray.run_state import RunState, StepState, read_run
 from wrpo_ray.run_state.records import Damage
 from wrpo_ray.storage.location import locate
 
 _MAX_DAMAGE_SHOWN = 5
+_MAX_FAILURES_SHOWN = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +72,7 @@ def render(state: RunState) -> str:
     if state.broken_sources:
         lines = [f"  {record.source}: {record.code} {_one_line(record.error)}" for record in state.broken_sources]
         blocks.append("\n".join(["broken sources (the run goes on without them):", *lines]))
+    blocks.append(_failures(state))
     if state.every_damage:
         blocks.append("\n".join(["damaged:", *(f"  {each.path}\n    {each.reason}" for each in state.every_damage)]))
     blocks.append(f"next: {advice(state)}")
@@ -147,6 +150,22 @@ def _unknown_times(steps: Iterable[StepState]) -> str:
     return "\n".join(["time left is unknown:", *lines]) if lines else ""
 
 
+def _failures(state: RunState) -> str:
+    """Return what starts ended with, the newest last; how to repair it where it is not done yet."""
+    shown = state.failures[-_MAX_FAILURES_SHOWN:]
+    lines = [line for failure in shown for line in _failure(failure, state.stands(failure))]
+    if older := len(state.failures) - len(shown):
+        lines.insert(0, f"  and {older} older: {state.folder}/failures")
+    return "\n".join(["failures of starts:", *lines]) if lines else ""
+
+
+def _failure(failure: Failure, stands: bool) -> list[str]:
+    told = " ".join(part for part in (failure.code, _one_line(failure.error)) if part)
+    since = "" if stands else " (done since, or another config)"
+    fix = [f"    fix: {_one_line(failure.help)}"] if stands and failure.help else []
+    return [f"  {failure.at} {failure.step}: {told}{since}", *fix]
+
+
 def advice(state: RunState) -> str:
     """Return what to do next."""
     if state.every_damage:
@@ -159,6 +178,9 @@ def advice(state: RunState) -> str:
         return "nothing: every step is done"
     if state.live:
         return "nothing: a driver is at work"
+    if failure := state.last_failure:
+        explained = f" (`wrpo-ray explain {failure.code}` says more)" if failure.code else ""
+        return f"repair what step {failure.step} failed at{explained}, then start the run again: finished work is kept"
     if state.holder is not None and state.holder.state == "stale":
         return "start the run again with its config: its driver is dead; finished work is kept"
     return "start the run again with its config: finished work is kept"

@@ -20,8 +20,8 @@ from wrpo_ray.storage.typed_records import require_name, typed_record
 _MAX_SHOWN = 20
 # The last step tells of all others, so what merely adds to a run (an evaluation, say) changes its inputs.
 _TELLS_OF_OTHERS = ("export",)
-# Takes seconds and mixes no results: what it is asked for (other pairs, one more judge) may change at any time.
-_FREE_TO_CHANGE = ("evaluate", "evaluation-questions")
+# Take seconds and mix no results: what they are asked for (other pairs, one more judge or source) may change any time.
+_FREE_TO_CHANGE = ("evaluate", "evaluation-questions", "evaluation-benchmarks")
 
 
 @dataclass(frozen=True)

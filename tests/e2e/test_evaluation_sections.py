@@ -11,6 +11,7 @@ from datasets import load_dataset
 
 from tests.unit.test_benchmark_questions import ALPACA, ARENA_1, ARENA_2, MT, write
 from tests.unit.test_lm_eval_task import write_tasks
+from wrpo_ray.prompt_temperatures import read_temperatures
 from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.manifest import require_manifest
 
@@ -30,6 +31,7 @@ def overrides(folder: Path) -> list[str]:
         "evaluation.benchmarks.arena_hard_v0_1": write(folder / "v1.jsonl", ARENA_1),
         "evaluation.benchmarks.arena_hard_v2": write(folder / "v2.jsonl", ARENA_2),
         "evaluation.benchmarks.mt_bench": write(folder / "mt.jsonl", MT),
+        "evaluation.benchmarks.sources": "[source-qwen2]",
         "evaluation.benchmarks.max_tokens": 8,
         "evaluation.safety.prompts": harmful,
         "evaluation.safety.max_tokens": 8,
@@ -56,9 +58,15 @@ def test_all_sections_of_a_run_and_its_export(tmp_path: Path) -> None:
     assert {row["value"] for row in found["benchmarks"]} == {0.5}
     (answers,) = (run / "evaluation-benchmarks").iterdir()
     files = [entry.path for entry in require_manifest(locate(answers)).files]
-    assert len(files) == 4 * len(NAMES)
-    (row,) = [json.loads(line) for line in (answers / "mt_bench/model_answer/smoke-fused.jsonl").open(encoding="utf-8")]
-    assert len(row["choices"][0]["turns"]) == 2
+    assert len(files) == 4 * (len(NAMES) + 1)
+    for name in ("fused", "source-qwen2"):
+        file = answers / f"mt_bench/model_answer/smoke-{name}.jsonl"
+        (row,) = [json.loads(line) for line in file.open(encoding="utf-8")]
+        assert len(row["choices"][0]["turns"]) == 2
+    # The question is of the category "writing".
+    for step in ("evaluation-mt-bench-questions", "evaluation-mt-bench-2-questions-source-qwen2"):
+        (place,) = (run / step).iterdir()
+        assert list(read_temperatures(locate(place)).values()) == [0.7]
     program = "from wrpo_ray.cli import main; raise SystemExit(main())"
     export = [sys.executable, "-c", program, "export", str(run), "--to", str(tmp_path / "out")]
     subprocess.run(export, cwd=REPOSITORY, check=True, env=environment)

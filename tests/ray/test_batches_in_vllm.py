@@ -13,6 +13,7 @@ from vllm import LLM, SamplingParams
 from tests.tiny import chatml_tokenizer, save_qwen2
 from wrpo_ray.config import EngineConfig, FaultsConfig, ModelConfig, SamplingConfig
 from wrpo_ray.engines.protocol import BatchDone, BatchRefused, SetAside
+from wrpo_ray.engines.requests import tempered
 from wrpo_ray.engines.supervisor import SupervisedEngine
 from wrpo_ray.engines.vllm_batches import Request, VllmBatches
 from wrpo_ray.engines.vllm_generator import VllmGenerator
@@ -63,6 +64,17 @@ def test_together_and_one_by_one_are_the_same_and_prompts_are_computed_once(engi
     # Whole blocks of 32 tokens are found again by all but the first sample of each prompt.
     share = counts["num_cached_prompt_tokens"] / counts["num_prompt_tokens"]
     assert 0.4 < share < (NUM_SAMPLES - 1) / NUM_SAMPLES
+
+
+def test_a_prompt_with_a_temperature_of_its_own_among_others(engine: SupervisedEngine) -> None:
+    """At 0 all samples are the most likely one; what stands beside it is drawn as without it."""
+    rows = prompts()[:6]
+    plain = engine.run(rows, Counter[str]())
+    mixed = engine.run([tempered(row, 0.0) if number % 2 else row for number, row in enumerate(rows)], Counter[str]())
+    distinct = [len({tuple(sample.token_ids) for sample in group}) for group in cast("Any", mixed)]
+    assert distinct[1::2] == [1, 1, 1]
+    assert max(distinct[0::2]) > 1
+    assert mixed[0::2] == plain[0::2]
 
 
 class Core:

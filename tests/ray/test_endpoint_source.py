@@ -12,6 +12,7 @@ from wrpo_ray.config_endpoint import LimitsConfig
 from wrpo_ray.data.sampling import SamplingJob, SamplingWorker, sample
 from wrpo_ray.data.scoring import score
 from wrpo_ray.errors import ModelError
+from wrpo_ray.prompt_temperatures import with_temperatures
 from wrpo_ray.schema import Prompt, Response, ScoredResponse, prompt_id
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage import ledger
@@ -21,6 +22,8 @@ from wrpo_ray.storage.tables import read_file, read_rows, write_rows
 
 NUM_PROMPTS, NUM_SAMPLES, PROMPTS_PER_SHARD = 32, 2, 8
 FILTERED = "question 5"
+# A prompt that is answered at a temperature of its own.
+COLD, OWN_TEMPERATURE = "question 6", 0.25
 
 
 @pytest.fixture
@@ -48,9 +51,12 @@ def given_prompts(folder: Path) -> tuple[RunLayout, Step, list[Prompt]]:
     messages = [[{"role": "user", "content": f"question {number}"}] for number in range(NUM_PROMPTS)]
     prompts = sorted((Prompt(prompt_id(m), m, "sft", str(len(m))) for m in messages), key=lambda row: row.prompt_id)
     layout = RunLayout(locate(folder / "run"))
-    step = Step(
-        "prompts", {}, (), lambda place: StepResult((write_rows(place, "data/p.parquet", prompts, Prompt),), {})
-    )
+    own = {prompt.prompt_id: OWN_TEMPERATURE for prompt in prompts if prompt.messages[0]["content"] == COLD}
+
+    def write(place: Location) -> StepResult:
+        return with_temperatures(StepResult((write_rows(place, "data/p.parquet", prompts, Prompt),), {}), place, own)
+
+    step = Step("prompts", {}, (), write)
     execute(step, layout, {})
     return layout, step, prompts
 
@@ -108,6 +114,8 @@ def test_sampling_from_an_endpoint(endpoint: Endpoint, tmp_path: Path) -> None:
     assert all(row.text.endswith(questions[row.prompt_id]) and row.token_ids == [] for row in rows)
     assert len({row.text for row in rows}) == len(rows)
     assert endpoint.most_at_once <= 4
+    temperatures = {(asked.text == COLD, asked.body["temperature"]) for asked in endpoint.asked}
+    assert temperatures == {(True, OWN_TEMPERATURE), (False, job.model.sampling.temperature)}
     assert files_with(tmp_path, KEY) == []
     reward = VerifierRewardConfig(type="verifier", contained_reward=0.5)
     scored = Step("score-gpt", {}, (), lambda folder: score(

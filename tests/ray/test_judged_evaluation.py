@@ -13,12 +13,14 @@ from wrpo_ray.config import FuseConfig, SourceConfig
 from wrpo_ray.config_file import parse_config
 from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.errors import ModelError
-from wrpo_ray.evaluation_steps import EvaluationBuilder, evaluation_steps
+from wrpo_ray.evaluate.evaluation_file import read_evaluation_file
+from wrpo_ray.evaluate.step_builder import EvaluationBuilder
+from wrpo_ray.evaluation_steps import evaluation_steps
 from wrpo_ray.prompts import load_prompts
 from wrpo_ray.schema import Prompt, Response, ScoredResponse, stable_hash
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, locate
-from wrpo_ray.storage.manifest import RunLayout, read_manifest
+from wrpo_ray.storage.manifest import RunLayout, read_manifest, require_manifest
 from wrpo_ray.storage.tables import read_rows, write_rows
 
 NUM_PROMPTS, QUESTIONS_PER_SHARD = 20, 16
@@ -67,7 +69,6 @@ class Run:
         assert self.config.evaluation is not None
         loaded = load_prompts(self.config.evaluation.prompts)
         prompts = self.add(Step("evaluation-prompts", {}, (), loaded.write))
-        builder = EvaluationBuilder(self.config, self.add, self.folder, self.sample, self.score, load_generator)
         trained = [
             (
                 self.config.target.model_copy(update={"name": name}),
@@ -75,7 +76,9 @@ class Run:
             )
             for name in ("target-sft", "fused")
         ]
-        evaluation_steps(builder, self.config.evaluation, prompts, trained)
+        models, make = ((self.config.target, None), *trained), load_generator
+        builder = EvaluationBuilder(self.config, models, self.add, self.folder, self.sample, self.score, make)
+        evaluation_steps(builder, self.config.evaluation, prompts)
 
     def add(self, step: Step) -> Step:
         self.steps.append(step)
@@ -109,7 +112,10 @@ class Run:
     def execute(self) -> dict[str, Any]:
         for step in self.steps:
             execute(step, self.layout, {})
-        return (self.folder(self.steps[-1]) / "evaluation.json").read_json()
+        folder = self.folder(self.steps[-1])
+        found = read_evaluation_file(folder, require_manifest(folder))
+        assert found is not None
+        return found
 
 
 def of_their_quality(prompt: Prompt, model: str, index: int) -> Response:
@@ -149,7 +155,7 @@ def test_a_judge_that_prefers_the_first_answer_is_found_out(endpoint: Endpoint, 
     for pair in pairs(found, "judge").values():
         assert (pair["wins"], pair["losses"], pair["win_rate"]) == (0, 0, 0.5)
         assert (pair["position_bias"], pair["num_undecided"], pair["num_prompts"]) == (1.0, 0, NUM_PROMPTS)
-        assert pair["words"].endswith("no difference can be seen")
+        assert pair["words"].endswith("no difference can be seen (sign test: p = 1, also as one of 9 comparisons)")
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
@@ -172,7 +178,9 @@ def test_a_judge_that_sees_what_is_good_agrees_with_the_rule(endpoint: Endpoint,
     against_source = judged["b"]
     assert (against_source["wins"], against_source["num_prompts"]) == (NUM_PROMPTS - 1, NUM_PROMPTS - 1)
     assert against_source["words"].startswith(f"fused beats b on 100.0 % of {NUM_PROMPTS - 1} prompts (95 % interval")
-    assert ": better; undecided and left out: 1 without a verdict as their last line" in against_source["words"]
+    evidence = "(sign test: p < 0.0001, also as one of 9 comparisons)"
+    undecided = "undecided and left out: 1 without a verdict as their last line"
+    assert f": better {evidence}; {undecided}" in against_source["words"]
     assert by_rule["b"]["wins"] == NUM_PROMPTS
     for baseline in ("target-sft", "t"):
         assert judged[baseline]["wins"] == by_rule[baseline]["wins"] - judged[baseline]["num_undecided"]

@@ -261,7 +261,8 @@ def evaluation_by_contract() -> dict[str, Any]:
             "losses": 70, "win_rate": rate, "low": rate - 0.06, "high": rate + 0.06,
             "length_controlled_win_rate": rate - 0.02, "length_controlled_low": rate - 0.09,
             "length_controlled_high": rate + 0.05, "position_bias": 0.03 if judge == "judge" else None,
-            "num_undecided": 4, "words": f"Synthetic: fused is better than {baseline} by the {judge}.",
+            "num_undecided": 4, "p_value": 0.01, "p_value_corrected": 0.06,
+            "words": f"Synthetic: fused is better than {baseline} by the {judge}.",
         }  # fmt: skip
 
     measured = (("synthetic-llama", 98.5, 0.12), ("target-sft", 139.0, 0.36), ("fused", 171.25, 0.43))

@@ -1,12 +1,15 @@
 """Question files of benchmarks: ids stay, what is wrong is named by file and row."""
 
+import ast
+import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wrpo_ray.benchmark_questions import first_turns, load_questions, read_questions
+from wrpo_ray.benchmark_questions import MT_BENCH_TEMPERATURES, first_turns, load_questions, read_questions
 from wrpo_ray.config_benchmarks import BenchmarksConfig
 from wrpo_ray.errors import DataError
 from wrpo_ray.schema import prompt_id
@@ -54,11 +57,33 @@ def test_the_same_question_of_two_benchmarks_is_asked_once(tmp_path: Path) -> No
     assert (prompts.num_rows, prompts.num_duplicates) == (4, 1)
 
 
+def test_temperatures_of_categories_are_those_of_fastchat() -> None:
+    """Read, not imported: its module wants packages of all the endpoints that it knows."""
+    found = importlib.util.find_spec("fastchat")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    text = (Path(found.submodule_search_locations[0]) / "llm_judge" / "common.py").read_text(encoding="utf-8")
+    (theirs,) = re.findall(r"^temperature_config = (\{.*?\})$", text, flags=re.DOTALL | re.MULTILINE)
+    assert ast.literal_eval(theirs) == MT_BENCH_TEMPERATURES
+
+
+def test_temperature_of_a_question(tmp_path: Path) -> None:
+    given = ({"category": "writing"}, {"category": "math"}, {"category": "new"}, {"required_temperature": 1})
+    rows = [{"question_id": n, "turns": [f"{n}", "b"], **fields} for n, fields in enumerate(given)]
+    questions, problems = read_questions(BenchmarksConfig(mt_bench=write(tmp_path / "q.jsonl", rows)))
+    assert problems == []
+    assert [question.temperature for question in questions] == [0.7, 0.0, 0.7, 1.0]
+
+
 @pytest.mark.parametrize(
     ("benchmark", "row", "rule"),
     [
         ("mt_bench", {**MT[0], "turns": ["one"]}, "`turns` must be a list of 2"),
         ("mt_bench", {**MT[0], "question_id": None}, "`question_id` must be an id"),
+        ("mt_bench", {"question_id": 9, "turns": ["a", "b"]}, "`category` must be text"),
+        ("mt_bench", {**MT[0], "question_id": 9, "category": "math"}, "asks the same, of a category with another"),
+        ("mt_bench", {**MT[0], "question_id": 9, "required_temperature": -1}, "must be a number, 0 or more"),
+        ("mt_bench", {**MT[0], "question_id": 9, "required_temperature": True}, "must be a number, 0 or more"),
         ("arena_hard_v0_1", {**ARENA_1[0], "turns": [{"content": ""}]}, "`content` must be text"),
         ("arena_hard_v2", {"uid": "a"}, "`prompt` must be text"),
         ("alpaca_eval", {"dataset": "x"}, "`instruction` must be text"),
@@ -69,7 +94,7 @@ def test_a_bad_row_is_named(tmp_path: Path, benchmark: str, row: Any, rule: str)
     good = {"mt_bench": MT, "arena_hard_v0_1": ARENA_1, "arena_hard_v2": ARENA_2, "alpaca_eval": ALPACA}[benchmark]
     path = write(tmp_path / "q.jsonl", [*good, row])
     with pytest.raises(DataError) as caught:
-        load_questions(BenchmarksConfig(**{benchmark: path}))
+        load_questions(BenchmarksConfig.model_validate({benchmark: path}))
     (problem,) = caught.value.problems
     assert rule in problem.rule
     assert problem.place == f"evaluation.benchmarks.{benchmark}: {path}, row 2"

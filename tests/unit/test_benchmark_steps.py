@@ -1,19 +1,23 @@
 """Steps of benchmarks, the safety slice and lm-eval, worked through with models that are a line of code each."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.evaluation_config import evaluation_config
 from tests.tiny import chatml_tokenizer, save_llama
 from tests.unit.test_benchmark_questions import ARENA_1, ARENA_2, MT, write
 from wrpo_ray.benchmark_steps import Further, further_steps
-from wrpo_ray.config import ModelConfig, ResourcesConfig
+from wrpo_ray.config import ModelConfig, ResourcesConfig, SourceConfig
 from wrpo_ray.config_benchmarks import BenchmarksConfig, LmEvalConfig, SafetyConfig
+from wrpo_ray.engines.protocol import Generator
 from wrpo_ray.evaluate import lm_eval_steps
 from wrpo_ray.evaluate.lm_eval_task import LmEvalJob
-from wrpo_ray.evaluate.step_builder import Builder
+from wrpo_ray.evaluate.step_builder import EvaluationBuilder
+from wrpo_ray.prompt_temperatures import read_temperatures
 from wrpo_ray.schema import Prompt, Response
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, locate
@@ -33,15 +37,18 @@ def answer(model: str, messages: list[dict[str, str]]) -> str:
 
 
 class Steps:
-    """The steps of one evaluation in a folder, with a Builder whose sampling is `answer`."""
+    """The steps of one evaluation in a folder, with a builder whose sampling is `answer`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *overrides: str) -> None:
         self.layout, self.steps = RunLayout(locate(folder)), list[Step]()
         trained = {name: self.add(Step(name, {}, (), self.train)) for name in NAMES[1:]}
         resources = ResourcesConfig(num_cpus=2, env_vars={"A": "b"})
         model = str(save_llama(folder / "target", chatml_tokenizer()))
         models = [(ModelConfig(name=name, path=model, resources=resources), trained.get(name)) for name in NAMES]
-        self.builder = Builder("r", 1, models, self.add, self.folder, self.sample)
+        config = evaluation_config(folder, "run.name=r", "run.seed=1", *overrides)
+        self.builder = EvaluationBuilder(
+            config, models, self.add, self.folder, self.sample, self.score, self.make_generator
+        )
 
     def add(self, step: Step) -> Step:
         self.steps.append(step)
@@ -53,7 +60,13 @@ class Steps:
     def train(self, folder: Location) -> StepResult:
         return StepResult((write_file(folder, "model/config.json", b"{}"),), {})
 
-    def sample(self, name: str, model: ModelConfig, prompts: Step, trained_by: Step | None) -> Step:
+    def score(self, name: str, prompts: Step, drawn: Sequence[Step]) -> Step:
+        raise AssertionError("nothing here is scored")
+
+    def make_generator(self, *arguments: Any) -> Generator:
+        raise AssertionError("no judge is asked here")
+
+    def sample(self, name: str, model: SourceConfig, prompts: Step, trained_by: Step | None) -> Step:
         assert model.sampling.num_samples == 1
 
         def run(folder: Location) -> StepResult:
@@ -97,7 +110,7 @@ def test_answers_of_all_models_and_both_turns(tmp_path: Path) -> None:
         # The second turn saw question, own first answer, and the second question.
         assert row["choices"][0]["turns"] == [first, f"{name} on 'Rewrite.' after 3"]
         assert row["question_id"] == 81
-    second = read_rows(folders["evaluation-benchmark-turn-2-fused"], Prompt)
+    second = read_rows(folders["evaluation-mt-bench-2-questions-fused"], Prompt)
     conversation = [
         message["content"]
         for prompt in second
@@ -126,6 +139,62 @@ def test_each_model_is_asked_the_same_and_named_alike(tmp_path: Path) -> None:
     ]  # fmt: skip
     drawn = [step.identity["sampling"] for step in steps.steps if "-sample-" in step.name]
     assert [sampling["temperature"] for sampling in drawn] == [0.5] * 3
+
+
+def test_questions_of_mt_bench_have_the_temperature_of_their_category(tmp_path: Path) -> None:
+    """The second turn too, and beside a benchmark that asks the same question at its own temperature."""
+    asked = [{"question_id": number, "category": category, "turns": [f"Do {category}.", "More."]}
+             for number, category in enumerate(("writing", "math", "stem"))]  # fmt: skip
+    others = write(tmp_path / "a.jsonl", [{"instruction": "Do writing."}, {"instruction": "Do sums."}])
+    section = BenchmarksConfig(alpaca_eval=others, mt_bench=write(tmp_path / "mt.jsonl", asked))
+    steps = Steps(tmp_path / "own")
+    further_steps(steps.builder, section, None, None)
+    folders = steps.run()
+
+    def temperatures(name: str) -> dict[str, float]:
+        own = read_temperatures(folders[name])
+        return {row.messages[0]["content"]: own[row.prompt_id] for row in read_rows(folders[name], Prompt) if own}
+
+    assert temperatures("evaluation-benchmark-questions") == {}
+    first = {"Do writing.": 0.7, "Do math.": 0.0, "Do stem.": 0.1}
+    assert temperatures("evaluation-mt-bench-questions") == first
+    assert [temperatures(f"evaluation-mt-bench-2-questions-{name}") for name in NAMES] == [first] * 3
+    rows = json.loads((folders["evaluation-benchmarks"] / "alpaca_eval/r-fused.json").read_bytes())
+    assert [row["instruction"] for row in rows] == ["Do writing.", "Do sums."]
+    forced = Steps(tmp_path / "forced")
+    further_steps(forced.builder, section.model_copy(update={"temperature": 0.3}), None, None)
+    places = forced.run()
+    assert [read_temperatures(place) for name, place in places.items() if "questions" in name] == [{}] * 5
+    drawn = [step.identity["sampling"]["temperature"] for step in forced.steps if "-sample-" in step.name]
+    assert drawn == [0.3] * 9
+    # Another temperature is another answer, so it is another step.
+    fingerprints = [{step.name: step.fingerprint for step in each.steps} for each in (steps, forced)]
+    differing = {name for name in fingerprints[0] if fingerprints[0][name] != fingerprints[1][name]}
+    assert differing >= {"evaluation-mt-bench-questions", "evaluation-mt-bench-2-questions-fused"}
+    assert "evaluation-benchmark-questions" not in differing
+
+
+def test_sources_answer_when_they_are_asked(tmp_path: Path) -> None:
+    questions = write(tmp_path / "v2.jsonl", ARENA_2)
+    section = BenchmarksConfig(arena_hard_v2=questions, mt_bench=write(tmp_path / "mt.jsonl", MT))
+    before = Steps(tmp_path / "before")
+    further_steps(before.builder, section, None, None)
+    more = f"evaluation.benchmarks={{arena_hard_v2: '{questions}', sources: all, max_tokens: 99}}"
+    steps = Steps(tmp_path / "more", more)
+    further_steps(steps.builder, section, None, None)
+    added = {"a", "gpt"}
+    answers = {f"evaluation-{kind}-{name}" for name in added for kind in (
+        "benchmark-sample", "mt-bench-sample", "mt-bench-2-questions", "mt-bench-2-sample",
+    )}  # fmt: skip
+    known = {step.name: step.fingerprint for step in before.steps}
+    assert {step.name for step in steps.steps} - set(known) == answers
+    # The models' own answers are the ones that are there already.
+    same = {step.name for step in steps.steps if known.get(step.name) == step.fingerprint}
+    assert set(known) - same == {"evaluation-benchmarks"}
+    done = steps.run()["evaluation-benchmarks"]
+    assert set(require_manifest(done).summary["models"]) == {f"r-{name}" for name in (*NAMES, *added)}
+    (row,) = lines(done, "mt_bench/model_answer/r-gpt.jsonl")
+    assert row["choices"][0]["turns"][1] == "gpt on 'Rewrite.' after 3"
 
 
 def test_safety_slice(tmp_path: Path) -> None:

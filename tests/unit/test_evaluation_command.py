@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from wrpo_ray.cli import main
-from wrpo_ray.evaluate.pairwise import Compared, Outcome, pair_entry
+from wrpo_ray.evaluate.pair_entries import pair_entries
+from wrpo_ray.evaluate.pairwise import Compared, Outcome
+from wrpo_ray.evaluation_command import render
 from wrpo_ray.model_card import evaluation_section
 from wrpo_ray.steps import Step, StepResult, execute
 from wrpo_ray.storage.location import Location, json_bytes, locate
@@ -23,7 +25,7 @@ def entries() -> list[dict[str, Any]]:
         Compared("fused", "target-sft", "judge", won, {"q": "cut at max_tokens"}, 0.25),
         Compared("fused", "source", "reward", {}),
     ]
-    return [pair_entry(pair, 100, 1) for pair in pairs]
+    return pair_entries(pairs, 100, 1)
 
 
 def found() -> dict[str, Any]:
@@ -59,6 +61,11 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bias = "; position bias +0.25 (for the answer shown first)"
     assert f"by judge: {first['words']}{bias}" in lines
     assert lines[-1] == "by reward: fused and source cannot be compared: no prompt was decided"
+    # Evaluations of older versions have no p-values.
+    older = found()
+    for pair in older["pairs"]:
+        del pair["p_value"], pair["p_value_corrected"]
+    assert f"by judge: {first['words']}{bias}" in render(older)
     assert main(["evaluate", run, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == found()
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.endpoint import Endpoint, serving
-from tests.tiny import chatml_tokenizer, save_llama
+from tests.evaluation_config import URL, evaluation_config, evaluation_folder
 from wrpo_ray.cluster import demands
-from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_evaluation_rules import evaluated_pairs
 from wrpo_ray.config_file import dump_config, parse_config
 from wrpo_ray.errors import ConfigError, Problem, WrpoError
@@ -22,34 +21,12 @@ from wrpo_ray.preflight import check_run
 from wrpo_ray.run import require_begun
 from wrpo_ray.submissions import differences, submission
 
-TEXT = """\
-run: {{name: tiny, root: "{folder}/runs"}}
-prompts: {{path: "{folder}/prompts.jsonl", answer_column: answer}}
-model_defaults: {{engine: {{max_model_len: 128}}, sampling: {{max_tokens: 8}}}}
-sources:
-  - {{name: a, path: "{folder}/t"}}
-  - {{name: gpt, type: openai, base_url: "{url}", model: small, limits: {{tokens_per_minute: 1000}}}}
-target: {{name: t, path: "{folder}/t"}}
-reward: {{type: verifier}}
-sft: {{learning_rate: 1e-3, max_length: 64, max_prompt_length: 32}}
-wrpo: {{learning_rate: 1e-3, max_length: 64, max_prompt_length: 32}}
-min_sources: 1
-evaluation:
-  prompts: {{path: "{folder}/heldout.jsonl", answer_column: answer}}
-  sampling: {{max_tokens: 9, num_samples: 2}}
-"""
-URL = "https://api.example.com/v1"
 JUDGE = f"evaluation.judge={{name: judge, base_url: '{URL}', model: large}}"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("evaluation")
-    save_llama(folder / "t", chatml_tokenizer())
-    for name, first in (("prompts", 0), ("heldout", 100)):
-        rows = [{"prompt": f"question {number}", "answer": str(number)} for number in range(first, first + 30)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return evaluation_folder(tmp_path_factory.mktemp("evaluation"))
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +36,8 @@ def endpoint() -> Iterator[Endpoint]:
         yield running
 
 
-def config(folder: Path, *overrides: str, url: str = URL) -> FuseConfig:
-    return parse_config(TEXT.format(folder=folder, url=url), "c.yaml", overrides)
-
-
 def steps(folder: Path, *overrides: str) -> dict[str, str]:
-    return {step.name: step.fingerprint for step in Pipeline(config(folder, *overrides)).steps}
+    return {step.name: step.fingerprint for step in Pipeline(evaluation_config(folder, *overrides)).steps}
 
 
 RULES = {
@@ -99,13 +72,13 @@ RULES = {
 @pytest.mark.parametrize(("overrides", "rule", "code"), RULES.values(), ids=RULES)
 def test_rules(folder: Path, overrides: tuple[str, ...], rule: str, code: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config(folder, *overrides)
+        evaluation_config(folder, *overrides)
     found = [(problem.code, str(problem)) for problem in caught.value.problems]
     assert any(code == each and rule in text for each, text in found), found
 
 
 def test_defaults(folder: Path) -> None:
-    read = config(folder, JUDGE, "evaluation.sources=all")
+    read = evaluation_config(folder, JUDGE, "evaluation.sources=all")
     assert evaluated_pairs(read) == (
         ("fused", "target-sft"), ("fused", "t"), ("target-sft", "t"), ("fused", "a"), ("fused", "gpt"),
     )  # fmt: skip
@@ -143,14 +116,14 @@ def test_more_to_compare_adds_steps_and_changes_no_answer(folder: Path) -> None:
 
 def test_a_finished_run_may_be_evaluated_in_another_way(folder: Path) -> None:
     """Neither an older version's evaluation nor another question to a judge is a mix of results."""
-    first = Pipeline(config(folder)).steps
+    first = Pipeline(evaluation_config(folder)).steps
     old = submission(1, {}, first, {})
     for step in old["steps"]:
         if step["name"] == "evaluate":
             step |= {"identity": {"num_bootstrap": 7, "seed": 42}, "inputs": ["evaluation-score"]}
-    now = Pipeline(config(folder, JUDGE, "evaluation.sources=all", "evaluation.pairs=[[fused, a]]")).steps
+    now = Pipeline(evaluation_config(folder, JUDGE, "evaluation.sources=all", "evaluation.pairs=[[fused, a]]")).steps
     assert list(differences(old, submission(1, {}, now, {}))) == []
-    other = Pipeline(config(folder, "evaluation.sampling.temperature=0.1")).steps
+    other = Pipeline(evaluation_config(folder, "evaluation.sampling.temperature=0.1")).steps
     assert any("temperature" in line for line in differences(old, submission(1, {}, other, {})))
 
 
@@ -171,7 +144,7 @@ def test_the_judge_is_who_is_asked_and_what(folder: Path, tmp_path: Path) -> Non
 
 def problems(folder: Path, endpoint: Endpoint, *overrides: str) -> list[Problem]:
     judge = f"evaluation.judge={{name: judge, base_url: '{endpoint.url}', model: large}}"
-    return check_run(config(folder, judge, *overrides, url=endpoint.url))
+    return check_run(evaluation_config(folder, judge, *overrides, url=endpoint.url))
 
 
 def test_preflight_looks_at_the_judge(folder: Path, endpoint: Endpoint, tmp_path: Path) -> None:
@@ -200,7 +173,7 @@ def test_answers_that_a_numeric_rule_cannot_use(folder: Path, endpoint: Endpoint
 
 
 def test_plan_and_display_know_the_steps(folder: Path) -> None:
-    read = config(
+    read = evaluation_config(
         folder, JUDGE, "evaluation.sources=all", "prices.per_million_tokens.judge={input: 1, output: 2}",
         "planning.mean_prompt_tokens=100", "evaluation.judge.sampling.max_tokens=50", "reward={type: verifier}",
     )  # fmt: skip
@@ -224,28 +197,28 @@ def test_plan_and_display_know_the_steps(folder: Path) -> None:
 
 
 def test_only_the_evaluation(folder: Path) -> None:
-    pipeline = Pipeline(config(folder))
+    pipeline = Pipeline(evaluation_config(folder))
     assert [step.name for step in pipeline.steps_called("evaluation")][0::5] == ["evaluation-prompts", "evaluate"]
     with pytest.raises(ConfigError, match="needs sft first"):
         pipeline.selected("evaluation")
     with pytest.raises(ConfigError, match="no section `evaluation`"):
-        Pipeline(config(folder, "evaluation=null")).steps_called("evaluation")
+        Pipeline(evaluation_config(folder, "evaluation=null")).steps_called("evaluation")
     with pytest.raises(WrpoError, match="there is no run tiny") as caught:
-        require_begun(config(folder))
+        require_begun(evaluation_config(folder))
     assert caught.value.code == "WRPO-C048"
     assert not (folder / "runs").exists()
 
 
 def test_the_judge_needs_room_on_the_cluster(folder: Path) -> None:
-    assert [each.place for each in demands(config(folder, JUDGE))].count("evaluation.judge.num_cpus") == 1
+    assert [each.place for each in demands(evaluation_config(folder, JUDGE))].count("evaluation.judge.num_cpus") == 1
 
 
 def test_the_section_in_the_docs_is_a_valid_one(folder: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     (section,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
-    given = TEXT.format(folder=folder, url=URL).partition("evaluation:")[0]
     limits = ("target.engine.max_model_len=4096", "sources.a.engine.max_model_len=4096")
-    read = parse_config(given + section, "c.yaml", [*limits, "sources.gpt.limits.tokens_per_minute=10000"])
+    limits = (*limits, "sources.gpt.limits.tokens_per_minute=10000")
+    read = evaluation_config(folder, *limits, evaluation=section.replace("{", "{{").replace("}", "}}"))
     assert read.evaluation is not None
     assert read.evaluation.sources == "all"
     assert read.evaluation.judge is not None

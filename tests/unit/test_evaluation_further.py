@@ -5,43 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import chatml_tokenizer, save_llama
-from wrpo_ray.config import FuseConfig
-from wrpo_ray.config_file import parse_config
+from tests.evaluation_config import OWN, evaluation_config, evaluation_folder
+from wrpo_ray.errors import ConfigError
 from wrpo_ray.live.holding import holdings
+from wrpo_ray.live.remaining import planned_stages, time_left
+from wrpo_ray.live.view import StepView
 from wrpo_ray.pipeline import Pipeline
+from wrpo_ray.planning.against import plan_record
 from wrpo_ray.preflight import check_run
-
-TEXT = """\
-run: {{name: tiny, root: "{folder}/runs"}}
-prompts: {{path: "{folder}/prompts.jsonl", answer_column: answer}}
-model_defaults: {{engine: {{max_model_len: 128}}, sampling: {{max_tokens: 8}}}}
-sources: [{{name: a, path: "{folder}/t"}}]
-target: {{name: t, path: "{folder}/t", resources: {{num_cpus: 2}}}}
-reward: {{type: verifier}}
-sft: {{learning_rate: 1e-3, max_length: 64, max_prompt_length: 32}}
-wrpo: {{learning_rate: 1e-3, max_length: 64, max_prompt_length: 32}}
-evaluation:
-  prompts: {{path: "{folder}/heldout.jsonl", answer_column: answer}}
-  sampling: {{max_tokens: 9, num_samples: 2}}
-"""
-MODELS = ("t", "target-sft", "fused")
+from wrpo_ray.submissions import differences, submission
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("further")
-    save_llama(folder / "t", chatml_tokenizer())
-    for name, first in (("prompts", 0), ("heldout", 100), ("harmful", 200)):
-        rows = [{"prompt": f"question {number}", "answer": str(number)} for number in range(first, first + 6)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = evaluation_folder(tmp_path_factory.mktemp("further"))
     question = {"question_id": 81, "category": "writing", "turns": ["Write.", "Write more."]}
     (folder / "mt.jsonl").write_text(json.dumps(question) + "\n")
     return folder
-
-
-def config_of(folder: Path, *overrides: str) -> FuseConfig:
-    return parse_config(TEXT.format(folder=folder), "run.yaml", list(overrides))
 
 
 def further(folder: Path) -> list[str]:
@@ -53,22 +33,22 @@ def further(folder: Path) -> list[str]:
 
 
 def test_each_section_adds_its_steps_and_leaves_all_others_as_they_were(folder: Path) -> None:
-    plain = {step.name: step for step in Pipeline(config_of(folder)).steps}
-    steps = {step.name: step for step in Pipeline(config_of(folder, *further(folder))).steps}
+    plain = {step.name: step for step in Pipeline(evaluation_config(folder)).steps}
+    steps = {step.name: step for step in Pipeline(evaluation_config(folder, *further(folder))).steps}
     added = set(steps) - set(plain)
-    sampled = {f"evaluation-{kind}-{name}" for name in MODELS for kind in (
-        "benchmark-sample", "benchmark-turn-2", "benchmark-sample-2", "safety-sample", "lm-eval",
+    sampled = {f"evaluation-{kind}-{name}" for name in OWN for kind in (
+        "mt-bench-sample", "mt-bench-2-questions", "mt-bench-2-sample", "safety-sample", "lm-eval",
     )}  # fmt: skip
-    singles = {"evaluation-benchmark-questions", "evaluation-benchmarks", "evaluation-safety-prompts"}
+    singles = {"evaluation-mt-bench-questions", "evaluation-benchmarks", "evaluation-safety-prompts"}
     assert added == sampled | singles | {"evaluation-safety"}
     changed = {name for name in plain if plain[name].fingerprint != steps[name].fingerprint}
     assert changed == {"evaluate", "export"}
     inputs = {step.name for step in steps["evaluate"].inputs}
-    assert {"evaluation-safety", *(f"evaluation-lm-eval-{name}" for name in MODELS)} <= inputs
+    assert {"evaluation-safety", *(f"evaluation-lm-eval-{name}" for name in OWN)} <= inputs
 
 
 def test_what_their_steps_hold(folder: Path) -> None:
-    config = config_of(folder, *further(folder))
+    config = evaluation_config(folder, *further(folder))
     holding = holdings(config)
     for step in Pipeline(config).steps:
         if step.claim is not None and step.name.startswith("evaluation-") and "score" not in step.name:
@@ -80,8 +60,62 @@ def test_what_their_steps_hold(folder: Path) -> None:
     assert holding("evaluation-benchmarks") is None
 
 
+def test_sources_answer_benchmarks_on_demand(folder: Path) -> None:
+    before = {step.name: step.fingerprint for step in Pipeline(evaluation_config(folder, *further(folder))).steps}
+    config = evaluation_config(folder, *further(folder), "evaluation.benchmarks.sources=all")
+    steps = {step.name: step for step in Pipeline(config).steps}
+    assert set(steps) - set(before) == {
+        f"evaluation-mt-bench-{kind}-{name}" for name in ("a", "gpt") for kind in ("sample", "2-questions", "2-sample")
+    }
+    changed = {name for name in before if before[name] != steps[name].fingerprint}
+    assert changed == {"evaluation-benchmarks", "export"}
+    # Asked of a run that is finished it is no mix of results; another temperature is.
+    first = submission(1, {}, Pipeline(evaluation_config(folder, *further(folder))).steps, {})
+    assert list(differences(first, submission(1, {}, list(steps.values()), {}))) == []
+    other = Pipeline(evaluation_config(folder, *further(folder), "evaluation.benchmarks.temperature=0.5")).steps
+    assert any("temperature" in line for line in differences(first, submission(1, {}, other, {})))
+    held = holdings(config)
+    of_endpoint, of_source = held("evaluation-mt-bench-2-sample-gpt"), held("evaluation-mt-bench-sample-a")
+    assert of_endpoint is not None
+    assert of_source is not None
+    assert (of_endpoint.endpoint, of_endpoint.source, of_source.units, of_source.source) == ("gpt", None, 1, None)
+    # A source that the run goes on without is asked no more.
+    left = Pipeline(config).without({"a": "broken"})
+    assert [step.name for step in left.steps if step.name.endswith("-a") and "bench" in step.name] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule", "code"),
+    [
+        ("sources: [b]", "no source has this name; there are: a, gpt", "WRPO-C045"),
+        ("sources: [a], max_tokens: 128", "sources.a.engine.max_model_len", "WRPO-C020"),
+        ("sources: [gpt], max_tokens: 1000", "no request may ever be sent", "WRPO-C083"),
+        ("temperature: -1", "greater than or equal to 0", "WRPO-C006"),
+    ],
+)
+def test_rules(folder: Path, fields: str, rule: str, code: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        evaluation_config(folder, f"evaluation.benchmarks={{mt_bench: '{folder}/mt.jsonl', {fields}}}")
+    found = [(problem.code, str(problem)) for problem in caught.value.problems]
+    assert any(code == each and rule in text for each, text in found), found
+
+
+def test_every_step_that_holds_something_is_planned_and_its_time_left_is_known(folder: Path) -> None:
+    config = evaluation_config(folder, *further(folder), "evaluation.benchmarks.sources=all", "evaluation.sources=all")
+    steps, held = Pipeline(config).steps, holdings(config)
+    plan = plan_record(config)
+    assert {step.name for step in steps if held(step.name)} == {stage["step"] for stage in plan["stages"]}
+    stages = {stage["step"]: stage["job"] for stage in plan["stages"]}
+    assert stages["evaluation-mt-bench-2-sample-gpt"]["after"] == ("evaluation-mt-bench-sample-gpt",)
+    assert stages["evaluation-lm-eval-fused"]["after"] == ("wrpo",)
+    views = [StepView(step.name, "waiting", held(step.name)) for step in steps]
+    left = time_left(views, plan, planned_stages(plan))
+    assert left.unknown is None
+    assert left.seconds is not None
+
+
 def test_all_that_is_wrong_with_them_is_found_before_the_run(folder: Path) -> None:
-    config = config_of(
+    config = evaluation_config(
         folder,
         "evaluation.benchmarks={mt_bench: nowhere.jsonl, max_tokens: 128}",
         "evaluation.safety={prompts: no-such.jsonl}",
@@ -96,4 +130,6 @@ def test_all_that_is_wrong_with_them_is_found_before_the_run(folder: Path) -> No
     told = [str(problem) for problem in check_run(config)]
     assert any("nowhere.jsonl" in text for text in told)
     assert any("no-such.jsonl" in text for text in told)
-    assert check_run(config_of(folder, *further(folder))) == []
+    # Without the source whose endpoint is none.
+    sources = f"sources=[{{name: a, path: '{folder}/t'}}]"
+    assert check_run(evaluation_config(folder, *further(folder), sources)) == []

@@ -40,9 +40,11 @@ def test_steps_and_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(ROOT)
     pipeline = Pipeline(config(tmp_path))
     names = [step.name for step in pipeline.steps]
-    assert [name for name in names if name.startswith(("evaluation-b", "evaluation-safety", "evaluation-l"))] == [
-        "evaluation-benchmark-questions",
-        *(f"evaluation-benchmark-{stage}-{name}" for name in NAMES for stage in ("sample", "turn-2", "sample-2")),
+    beside = ("evaluation-b", "evaluation-m", "evaluation-safety", "evaluation-l")
+    assert [name for name in names if name.startswith(beside)] == [
+        "evaluation-benchmark-questions", *(f"evaluation-benchmark-sample-{name}" for name in NAMES),
+        "evaluation-mt-bench-questions",
+        *(f"evaluation-mt-bench-{stage}-{name}" for name in NAMES for stage in ("sample", "2-questions", "2-sample")),
         "evaluation-benchmarks", "evaluation-safety-prompts",
         *(f"evaluation-safety-sample-{name}" for name in NAMES), "evaluation-safety",
         *(f"evaluation-lm-eval-{name}" for name in NAMES),
@@ -50,7 +52,7 @@ def test_steps_and_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     inputs = {step.name for step in pipeline.step("evaluate").inputs}
     assert {"evaluation-safety", *(f"evaluation-lm-eval-{name}" for name in NAMES)} <= inputs
     trained = {step.name: {given.name for given in step.inputs} for step in pipeline.steps}
-    assert "wrpo" in trained["evaluation-benchmark-sample-2-fused"]
+    assert "wrpo" in trained["evaluation-mt-bench-2-sample-fused"]
     assert trained["evaluation-lm-eval-target"] == set()
     held = holdings(pipeline.config)
     samples = [name for name in names if "-sample-" in name]
@@ -63,12 +65,14 @@ def test_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = config(tmp_path)
     planned = {stage.step: stage for planned in plan_run(given).stages if (stage := planned.stage)}
     drawn = {
-        name: stage.responses for name, stage in planned.items() if name.startswith(("evaluation-b", "evaluation-saf"))
+        name: stage.responses
+        for name, stage in planned.items()
+        if name.startswith(("evaluation-b", "evaluation-m", "evaluation-saf"))
     }
-    stages = {"benchmark-sample": 2, "benchmark-sample-2": 1, "safety-sample": 1}
+    stages = {"benchmark-sample": 1, "mt-bench-sample": 1, "mt-bench-2-sample": 1, "safety-sample": 1}
     assert drawn == {f"evaluation-{stage}-{name}": count for stage, count in stages.items() for name in NAMES}
     assert set(drawn) <= {step.name for step in Pipeline(given).steps}
-    assert planned["evaluation-benchmark-sample-2-fused"].job.after == ("evaluation-benchmark-sample-fused",)
+    assert planned["evaluation-mt-bench-2-sample-fused"].job.after == ("evaluation-mt-bench-sample-fused",)
     assert planned["evaluation-safety-sample-fused"].job.after == ("wrpo",)
 
 

@@ -14,6 +14,7 @@ from wrpo_ray.config_endpoint import LimitsConfig
 from wrpo_ray.engines.openai_generator import OpenAIGenerator
 from wrpo_ray.engines.openai_reply import read_reply, retry_after_s
 from wrpo_ray.engines.protocol import SetAside
+from wrpo_ray.engines.requests import tempered
 from wrpo_ray.engines.vllm_generator import request_seed
 from wrpo_ray.errors import ModelError
 from wrpo_ray.schema import Prompt, Response, prompt_id, to_table
@@ -60,6 +61,18 @@ def drawn(model: OpenAISourceConfig, asked: list[Prompt]) -> tuple[list[list[Res
 def texts(outcome: list[Response] | SetAside) -> list[str]:
     assert not isinstance(outcome, SetAside), outcome
     return [response.text for response in outcome]
+
+
+def test_a_prompt_may_have_a_temperature_of_its_own(endpoint: Endpoint) -> None:
+    plain, cold, hot = prompts(3)
+    sampling = SamplingConfig(num_samples=2, temperature=0.5, max_tokens=20)
+    outcomes, _ = drawn(source(endpoint, sampling=sampling), [plain, tempered(cold, 0.0), tempered(hot, 1.5)])
+    assert [len(texts(outcome)) for outcome in outcomes] == [2, 2, 2]
+    asked = Counter((each.text, each.body["temperature"]) for each in endpoint.asked)
+    assert asked == {("question 0", 0.5): 2, ("question 1", 0.0): 2, ("question 2", 1.5): 2}
+    # Who and what is asked, not how, decides about the seed.
+    seeds = {each.body["seed"] for each in endpoint.asked if each.text == "question 1"}
+    assert seeds == {request_seed(7, cold.prompt_id, "identity", index) for index in (0, 1)}
 
 
 def test_each_sample_is_one_request_with_its_own_seed(endpoint: Endpoint) -> None:

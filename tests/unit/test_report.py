@@ -17,7 +17,7 @@ from tests.report.synthetic_run import HOSTILE, NUM_SAMPLES, SOURCES, SyntheticR
 from wrpo_ray.cli import main
 from wrpo_ray.config import RunConfig
 from wrpo_ray.errors import InterruptedRunError, LeaseError, ModelError, StorageError
-from wrpo_ray.failures import last_failure
+from wrpo_ray.failures import read_failures
 from wrpo_ray.report import at_end
 from wrpo_ray.report.allocated import allocation_table
 from wrpo_ray.report.columns import RangeReader
@@ -317,8 +317,8 @@ def test_note_of_a_failure_tells_no_secret(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SYNTHETIC_API_TOKEN", "synthetic-secret-value")
     run = SyntheticRun(locate(tmp_path / "run"))
     run.fail("sft", "first").fail("wrpo", "401 for synthetic-secret-value")
-    failure = last_failure(run.folder)
-    assert failure is not None
+    first, failure = read_failures(run.folder)
+    assert first.step == "sft"
     assert (failure.step, failure.code, failure.error) == ("wrpo", "WRPO-T004", "401 for [redacted]")
 
 

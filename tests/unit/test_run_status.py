@@ -13,6 +13,7 @@ from tests.storage.sample_run import NUM_PROMPTS, SampleRun, finished, tree
 from wrpo_ray import run_status
 from wrpo_ray.broken_sources import mark_broken
 from wrpo_ray.errors import ConfigError, ModelError, StorageError
+from wrpo_ray.failures import note_failure
 from wrpo_ray.run_state import RunState, StepState, read_run
 from wrpo_ray.storage.lease import held
 from wrpo_ray.storage.location import locate
@@ -132,6 +133,48 @@ def test_source_that_the_run_goes_on_without(tmp_path: Path, capsys: pytest.Capt
     assert step(state, "sample").phase == "left out"
     status(tmp_path)
     assert "m: WRPO-M004 no chat template\n" in capsys.readouterr().out
+
+
+def test_what_starts_ended_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished(tmp_path, until="sample")
+    planned = {each.name: each.fingerprint for each in run.steps}
+    lost = ModelError("the loss of step 3 is nan\nlong story", code="WRPO-T004", help="look at the rows")
+    note_failure(run.folder, "sample", planned["sample"], ModelError("no engine", code="WRPO-M004", help="old"), 1)
+    note_failure(run.folder, "train", "0" * 16, KeyError("x"), 2)
+    note_failure(run.folder, "train", planned["train"], lost, 3)
+    state = read_run(run.folder)
+    assert [(each.step, each.epoch) for each in state.failures] == [("sample", 1), ("train", 2), ("train", 3)]
+    assert [state.stands(each) for each in state.failures] == [False, False, True]
+    assert status(tmp_path) == 0
+    shown = capsys.readouterr().out
+    first, second, third, fix = shown.partition("failures of starts:\n")[2].splitlines()[:4]
+    assert first.endswith(" sample: WRPO-M004 no engine (done since, or another config)")
+    assert second.endswith(" train: KeyError: 'x' (done since, or another config)")
+    assert third.endswith(" train: WRPO-T004 the loss of step 3 is nan")
+    assert fix == "    fix: look at the rows"
+    assert "next: repair what step train failed at (`wrpo-ray explain WRPO-T004` says more)" in shown
+    status(tmp_path, "--json")
+    assert [each["code"] for each in json.loads(capsys.readouterr().out)["failures"]] == [
+        "WRPO-M004",
+        None,
+        "WRPO-T004",
+    ]
+    run.run()
+    status(tmp_path)
+    shown = capsys.readouterr().out
+    assert "nan (done since, or another config)" in shown
+    assert "next: nothing: every step is done" in shown
+
+
+def test_many_failures_and_a_damaged_record_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished(tmp_path, until="sample")
+    for number in range(8):
+        note_failure(run.folder, "train", "0" * 16, ValueError(f"reason {number}"), number)
+    (tmp_path / "failures" / "000008.json").write_text("cut")
+    assert status(tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert f"and 2 older: {run.folder}/failures" in shown
+    assert [f"reason {number}" in shown for number in range(8)] == [False, False, *[True] * 5, False]
 
 
 def test_run_that_has_just_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,9 +18,10 @@ from wrpo_ray.data.sharded_work import ShardedWork
 from wrpo_ray.data.shards import run_shards
 from wrpo_ray.engines.generators import load_generator
 from wrpo_ray.engines.protocol import Generator, SetAside
-from wrpo_ray.engines.requests import sample_indices
+from wrpo_ray.engines.requests import sample_indices, tempered
 from wrpo_ray.engines.supervisor import SupervisedEngine
 from wrpo_ray.errors import DataError, ModelError
+from wrpo_ray.prompt_temperatures import read_temperatures
 from wrpo_ray.schema import Prompt, Response, ResponseWithLogps, Split, to_table
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage import ledger
@@ -63,7 +64,7 @@ class SamplingJob:
 
 
 class SamplingWorker:
-    """Turns a shard of prompts into a file of responses."""
+    """Turns a shard of prompts into a file of responses; temperatures: of prompts that have their own, by prompt_id."""
 
     def __init__(
         self,
@@ -73,8 +74,10 @@ class SamplingWorker:
         faults: FaultsConfig,
         make: Callable[[], Generator],
         row_type: type[Response],
+        temperatures: Mapping[str, float] | None = None,
     ) -> None:
         self.folder, self.model, self.row_type = locate(folder), model, row_type
+        self.temperatures = temperatures or {}
         # Here and not in the engine: a download of hours must not count as its start.
         bring(model)
         self.prompts = PromptReader(locate(prompts))
@@ -102,7 +105,11 @@ class SamplingWorker:
 
     def asked(self, shard: Shard, description: dict[str, Any]) -> list[Prompt]:
         """Return the prompts of the shard, in its order."""
-        return self.prompts.of(shard.items)
+        own = self.temperatures
+        return [
+            tempered(prompt, own[prompt.prompt_id]) if prompt.prompt_id in own else prompt
+            for prompt in self.prompts.of(shard.items)
+        ]
 
 
 def require_all_samples(model: SourceConfig, asked: Sequence[Prompt], drawn: Mapping[str, Sequence[Response]]) -> None:
@@ -171,6 +178,7 @@ def sample(job: SamplingJob, folder: Location) -> StepResult:
         "faults": job.faults,
         "make": job.make,
         "row_type": job.row_type,
+        "temperatures": read_temperatures(job.prompts),
     }
     finished = run_shards(work, SamplingWorker, arguments)
     summary = sampling_summary(work, finished)

@@ -22,7 +22,7 @@ from wrpo_ray.engines.openai_limits import Limiter
 from wrpo_ray.engines.openai_reply import Completion, RetryLaterError, RowRefusedError, read_reply
 from wrpo_ray.engines.process import shortened
 from wrpo_ray.engines.protocol import Progress, SetAside
-from wrpo_ray.engines.requests import sample_indices
+from wrpo_ray.engines.requests import sample_indices, sampling_of
 from wrpo_ray.engines.vllm_generator import request_seed
 from wrpo_ray.errors import ModelError, raise_own
 from wrpo_ray.schema import Prompt, Response
@@ -195,7 +195,7 @@ class OpenAIGenerator:
 
 def request_body(model: OpenAISourceConfig, prompt: Prompt, seed: int) -> dict[str, Any]:
     """Return the JSON of one request; what only some endpoints know is left out where it changes nothing."""
-    sampling = model.sampling
+    sampling = sampling_of(prompt, model.sampling)
     body: dict[str, Any] = {
         "model": model.model,
         "messages": [dict(message) for message in prompt.messages],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import ModelConfig, SamplingConfig
 from wrpo_ray.engines.protocol import Progress, SetAside
-from wrpo_ray.engines.requests import sample_indices
+from wrpo_ray.engines.requests import sample_indices, sampling_of
 from wrpo_ray.engines.vllm_batches import Request, VllmBatches
 from wrpo_ray.engines.vllm_engine import start_engine
 from wrpo_ray.errors import DataError, ModelError
@@ -70,9 +70,7 @@ class VllmGenerator(VllmBatches[Prompt, _Prepared]):
             if isinstance(ids, SetAside):
                 set_aside[position] = ids
                 continue
-            requests += [
-                Request(ids, self._sampling_params(prompt.prompt_id, index)) for index in self._samples(prompt)
-            ]
+            requests += [Request(ids, self._sampling_params(prompt, index)) for index in self._samples(prompt)]
         return _Prepared(rows, set_aside), requests
 
     def outcomes(
@@ -104,9 +102,9 @@ class VllmGenerator(VllmBatches[Prompt, _Prepared]):
             return SetAside("prompt_too_long", f"{len(ids)} tokens, {self.max_prompt_tokens} leave room for an answer")
         return ids
 
-    def _sampling_params(self, prompt_id: str, sample_index: int) -> SamplingParams:
-        seed = request_seed(self.run_seed, prompt_id, self.identity, sample_index)
-        return sampling_params(self.model.sampling, seed, self.chat.end_token_id, self.with_logps)
+    def _sampling_params(self, prompt: Prompt, sample_index: int) -> SamplingParams:
+        seed = request_seed(self.run_seed, prompt.prompt_id, self.identity, sample_index)
+        return sampling_params(sampling_of(prompt, self.model.sampling), seed, self.chat.end_token_id, self.with_logps)
 
     def _response(self, prompt: Prompt, sample_index: int, completion: object) -> Response:
         from vllm.outputs import CompletionOutput

@@ -20,6 +20,16 @@ EVALUATION = {
         "Refusal rates are compared on prompts that every model has answered.",
         "Look into the quarantine folders of the steps evaluation-safety-sample-... for the reasons.",
     ),
+    "WRPO-S050": Entry(
+        "an evaluation is of another format",
+        "evaluation.json was written by another version of wrpo_ray.",
+        "Read it with the version that made the run.",
+    ),
+    "WRPO-S051": Entry(
+        "an evaluation lacks what its format has",
+        "evaluation.json is as it was written, but a field that its format has is missing or is of another kind.",
+        "Remove the folder that the message names; `python jobs/evaluate.py` makes it anew from the answers.",
+    ),
     "WRPO-C090": Entry(
         "lm-eval does not know a task",
         "No task, group or tag has this name in the installed version or below evaluation.lm_eval.include_path.",

@@ -12,7 +12,7 @@ from wrpo_ray.claims import EXPECTED, Claim, current_grant
 from wrpo_ray.config import ModelConfig, ResourcesConfig
 from wrpo_ray.config_benchmarks import LmEvalConfig
 from wrpo_ray.evaluate.lm_eval_task import LmEvalJob, benchmark_rows, include_digest, run_tasks
-from wrpo_ray.evaluate.step_builder import Builder
+from wrpo_ray.evaluate.step_builder import EvaluationBuilder
 from wrpo_ray.models import model_identity
 from wrpo_ray.steps import Step, StepResult
 from wrpo_ray.storage.location import Location, json_bytes
@@ -26,12 +26,12 @@ RESULTS_FILE, ROWS_FILE = "results.json", "benchmarks.json"
 _EXECUTION_FIELDS = {"batch_size", "include_path"}
 
 
-def lm_eval_tasks(builder: Builder, section: LmEvalConfig) -> tuple[Step, ...]:
+def lm_eval_tasks(builder: EvaluationBuilder, section: LmEvalConfig) -> tuple[Step, ...]:
     """Add the steps that run lm-eval, one for each model, and return them."""
     return tuple(_lm_eval(builder, section, model, trained_by) for model, trained_by in builder.models)
 
 
-def _lm_eval(builder: Builder, section: LmEvalConfig, model: ModelConfig, trained_by: Step | None) -> Step:
+def _lm_eval(builder: EvaluationBuilder, section: LmEvalConfig, model: ModelConfig, trained_by: Step | None) -> Step:
     resources = model.resources
     libraries = ("lm_eval", "torch", "transformers", *(ENGINE if section.backend == "vllm" else ()))
     identity = {

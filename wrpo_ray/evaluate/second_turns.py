@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from wrpo_ray.benchmark_questions import Question, prompt_set
 from wrpo_ray.evaluate.answer_formats import Answer
+from wrpo_ray.prompt_temperatures import with_temperatures
 from wrpo_ray.schema import Response, prompt_id
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.location import Location
@@ -23,11 +24,22 @@ def second_messages(question: Question, answer: Response) -> list[dict[str, str]
     return [*question.first_messages, assistant, {"role": "user", "content": question.turns[1]}]
 
 
-def write_second_turns(questions: Iterable[Question], drawn: Location, folder: Location) -> StepResult:
-    """Write the second turns of the two-turn questions whose first turn has an answer, as a prompts step does."""
+def write_second_turns(
+    questions: Iterable[Question], drawn: Location, folder: Location, own_temperatures: bool
+) -> StepResult:
+    """Write the second turns of the two-turn questions whose first turn has an answer, as a prompts step does.
+
+    own_temperatures: with the temperatures that the questions ask for.
+    """
     first = first_responses(drawn)
-    answered = [question for question in questions if len(question.turns) == 2 and question.prompt_id in first]
-    return prompt_set([second_messages(question, first[question.prompt_id]) for question in answered]).write(folder)
+    asked = [
+        (second_messages(question, first[question.prompt_id]), question.temperature)
+        for question in questions
+        if len(question.turns) == 2 and question.prompt_id in first
+    ]
+    written = prompt_set([messages for messages, _ in asked]).write(folder)
+    own = {prompt_id(messages): temperature for messages, temperature in asked} if own_temperatures else {}
+    return with_temperatures(written, folder, own)
 
 
 def collected(

@@ -66,10 +66,8 @@ def _rows(pair: Compared) -> Iterator[dict[str, Any]]:
 
 def pair_lines(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the pairs as a table and as sentences, for a terminal."""
-    rows = [
-        ("model", "baseline", "judged by", "wins", "ties", "losses", "win rate [95 % interval]", "length-controlled")
-    ]
-    rows += [_cells(pair) for pair in pairs]
+    heading = ("model", "baseline", "judged by", "wins", "ties", "losses", "win rate [95 % interval]")
+    rows = [(*heading, "p, corrected", "length-controlled"), *(_cells(pair) for pair in pairs)]
     return [*aligned(rows), "", *(f"by {pair['judged_by']}: {pair['words']}{_bias(pair)}" for pair in pairs)]
 
 
@@ -93,8 +91,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _cells(pair: Mapping[str, Any]) -> tuple[str, ...]:
     counts = (str(pair[name]) for name in ("wins", "ties", "losses"))
-    rates = (_rate(pair, "win_rate", ""), _rate(pair, "length_controlled_win_rate", "length_controlled_"))
-    return pair["model"], pair["baseline"], pair["judged_by"], *counts, *rates
+    # Evaluations of older versions have no such value.
+    corrected = pair.get("p_value_corrected")
+    p_value = "" if corrected is None else f"{corrected:.2g}"
+    controlled = _rate(pair, "length_controlled_win_rate", "length_controlled_")
+    return pair["model"], pair["baseline"], pair["judged_by"], *counts, _rate(pair, "win_rate", ""), p_value, controlled
 
 
 def _rate(pair: Mapping[str, Any], name: str, prefix: str) -> str:

@@ -17,6 +17,8 @@ from wrpo_ray.config import (
 from wrpo_ray.planning.stage import Kind
 
 CPU = "CPU"
+# Of steps that ask what no response of a run's own is drawn for; the longer ones first.
+_ASKED_BESIDE = ("benchmark-", "mt-bench-2-", "mt-bench-", "safety-")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def holdings(config: FuseConfig) -> Callable[[str], Holding | None]:
         if own.startswith("lm-eval-"):
             # One process, from the step's beginning to its end.
             return dataclasses.replace(_sampling(config, None), num_workers=1)
-        stage, _, name = own.removeprefix("benchmark-").removeprefix("safety-").partition("-")
+        for prefix in _ASKED_BESIDE if evaluates else ():
+            own = own.removeprefix(prefix)
+        stage, _, name = own.partition("-")
         if evaluates and stage == "judge":
             return judge
         found = _of_model(config, stage, sources.get(name))

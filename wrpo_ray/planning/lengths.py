@@ -8,6 +8,7 @@ from typing import Any
 
 from wrpo_ray.config import FuseConfig, PromptsConfig
 from wrpo_ray.errors import DataError, Problem
+from wrpo_ray.planning.lm_eval import told
 
 # About four bytes of UTF-8 to a token: English on the vocabularies of the 2024 models; rarer scripts take more bytes
 # and more tokens alike.
@@ -51,6 +52,7 @@ def find_lengths(config: FuseConfig) -> Lengths:
             f"{tokens:.0f} tokens per prompt ({_origin_of_tokens(config, measured)})",
             f"{response_tokens:g} tokens per response, max_tokens at most (planning.mean_response_tokens)",
             *_grid(config),
+            *told(config.evaluation.lm_eval if config.evaluation else None, planning),
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from wrpo_ray.config import (
@@ -19,16 +19,18 @@ from wrpo_ray.config import (
     VerifierRewardConfig,
     VllmRewardConfig,
 )
+from wrpo_ray.config_benchmarks import LmEvalConfig
 from wrpo_ray.config_evaluation import JudgeConfig
-from wrpo_ray.config_evaluation_rules import evaluated_pairs, evaluated_sources
+from wrpo_ray.config_evaluation_rules import answering_sources, evaluated_pairs, evaluated_sources
 from wrpo_ray.errors import ConfigError, Problem
 from wrpo_ray.planning import engine_memory, passes, training_memory
 from wrpo_ray.planning.accelerators import CPU, Accelerator, find_accelerator
 from wrpo_ray.planning.endpoint import endpoint_stage
 from wrpo_ray.planning.fit import Fit
-from wrpo_ray.planning.further import further_draws
+from wrpo_ray.planning.further import Draw, further_draws
 from wrpo_ray.planning.generation import Engine, Requests, generation, tail_s
 from wrpo_ray.planning.lengths import Lengths
+from wrpo_ray.planning.lm_eval import lm_eval_stage
 from wrpo_ray.planning.lookup import FoundShape
 from wrpo_ray.planning.schedule import Job
 from wrpo_ray.planning.shapes import ModelShape
@@ -82,7 +84,9 @@ class StageBuilder:
 
     def _drawn(self, step: str, place: str, model: SourceConfig, prompts: float, after: tuple[str, ...] = ()) -> Stage:
         if isinstance(model, OpenAISourceConfig):
-            return endpoint_stage(step, model, prompts, self.lengths, self.config.planning.endpoint_tokens_per_s)
+            speed = self.config.planning.endpoint_tokens_per_s
+            stage = endpoint_stage(step, model, prompts, self.lengths, speed)
+            return replace(stage, job=replace(stage.job, after=after))
         return self._sampling(step, place, model, prompts, after)
 
     def _evaluation(self, evaluation: EvaluationConfig) -> Iterator[Stage]:
@@ -104,10 +108,31 @@ class StageBuilder:
         if evaluation.judge is not None:
             yield self._judge(evaluation.judge, sampling, tuple(drawn))
         for draw in further_draws(evaluation) if evaluation.benchmarks or evaluation.safety else ():
-            for name, after in models:
-                model = self.config.target.model_copy(update={"name": name, "sampling": draw.sampling})
-                before = (f"evaluation-{draw.after}-{name}",) if draw.after else after
-                yield self._sampling(f"evaluation-{draw.stage}-{name}", "target", model, draw.num_prompts, before)
+            yield from self._beside(draw, models)
+        if evaluation.lm_eval is not None:
+            yield from (self._lm_eval(evaluation.lm_eval, name, after) for name, after in models)
+
+    def _beside(self, draw: Draw, models: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[Stage]:
+        """What models, each with the steps that it comes from, and sources answer beside the held-out prompts."""
+        target = [("target", self.config.target.model_copy(update={"name": name}), after) for name, after in models]
+        others = answering_sources(self.config) if draw.of_sources else ()
+        for place, model, after in (*target, *((f"sources.{source.name}", source, ()) for source in others)):
+            before = (f"evaluation-{draw.after}-{model.name}",) if draw.after else after
+            asked = model.model_copy(update={"sampling": draw.sampling})
+            yield self._drawn(f"evaluation-{draw.stage}-{model.name}", place, asked, draw.num_prompts, before)
+
+    def _lm_eval(self, section: LmEvalConfig, name: str, after: tuple[str, ...]) -> Stage:
+        model, shape = self.config.target, self.shapes["target"].shape
+        accelerator = self._of("target", model.resources)
+        weight_bytes = self._weight_bytes("target", model.engine)
+        engine = _engine(shape, model, weight_bytes, accelerator)
+        start_s = self._engine_start_s(
+            model.engine if section.backend == "vllm" else None, shape.parameters * weight_bytes
+        )
+        return lm_eval_stage(
+            f"evaluation-lm-eval-{name}", section, self.config.planning, engine, accelerator.name, model.resources,
+            start_s, after,
+        )  # fmt: skip
 
     def _judge(self, judge: JudgeConfig, sampling: SamplingConfig, drawn: tuple[str, ...]) -> Stage:
         """Two questions for each pair and prompt, each of which holds the prompt and both answers."""

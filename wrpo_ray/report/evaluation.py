@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wrpo_ray.errors import StorageError
+from wrpo_ray.evaluate.evaluation_file import read_evaluation_file
 from wrpo_ray.report.colours import NUM_COLOURS
 from wrpo_ray.report.folder import RunFacts
 from wrpo_ray.report.parts import Chart, Section, Table, interval, number, percent
-
-FILE = "evaluation.json"
-
 
 _JUDGES = {"reward": "the reward", "verifier": "the rule", "judge": "the judge"}
 # The table has all of them.
@@ -37,21 +34,12 @@ def evaluation(facts: RunFacts) -> Section:
 def read_evaluation(facts: RunFacts) -> dict[str, Any]:
     """Return evaluation.json of the complete step, or what its summary tells in the same form; {} before that.
 
-    Raises StorageError when the file is not the JSON that was written.
+    Raises StorageError when the file cannot be used.
     """
     step = facts.steps.get("evaluate")
     if step is None or step.manifest is None:
         return {}
-    if any(entry.path == FILE for entry in step.manifest.files):
-        found = (step.folder / FILE).read_json()
-        if isinstance(found, dict) and found.get("format") == 1:
-            return found
-        if isinstance(found, dict) and found.get("format") is not None:
-            raise StorageError(
-                f"{step.folder / FILE} has format {found['format']}, this version reads format 1", code="WRPO-S030",
-                help="make the report with the version of wrpo_ray that made the run",
-            )  # fmt: skip
-    return _of_summary(step.summary)
+    return read_evaluation_file(step.folder, step.manifest) or _of_summary(step.summary)
 
 
 def _of_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,6 +108,8 @@ def _win_rates(found: Mapping[str, Any]) -> Chart | None:
     ]  # fmt: skip
     of = f" by {pairs[0]['model']}" if len(models) == 1 else ""
     words = f"Share of prompts won{of}, ties counting half, with 95 % intervals; at half both are equally good."
+    if len(pairs) > 1:
+        words += " Each interval is that of its comparison alone; what is said in words is corrected for all of them."
     data = {"rows": rows, "x": "win rate", "percent": True, "landmark": 0.5}
     return Chart("win-rates", "Win rates", words, "ranges", data, _rates(pairs))
 
@@ -148,13 +138,14 @@ def _pairs(found: Mapping[str, Any]) -> Table | None:
     if not pairs:
         return None
     heading = (
-        "model", "baseline", "judged by", "prompts", "wins", "ties", "losses", "undecided", "length-controlled",
-        "95 % interval", "position bias", "in words",
+        "model", "baseline", "judged by", "prompts", "wins", "ties", "losses", "undecided", "p", "p, corrected",
+        "length-controlled", "95 % interval", "position bias", "in words",
     )  # fmt: skip
     rows = tuple(
         (
             pair["model"], pair["baseline"], pair["judged_by"],
             *(number(pair.get(name)) for name in ("num_prompts", "wins", "ties", "losses", "num_undecided")),
+            *(number(pair.get(name)) for name in ("p_value", "p_value_corrected")),
             percent(pair.get("length_controlled_win_rate")),
             interval(pair.get("length_controlled_low"), pair.get("length_controlled_high"), percent),
             percent(pair.get("position_bias")), pair.get("words") or "",

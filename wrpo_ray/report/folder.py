@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from wrpo_ray.failures import Failure, last_failure
+from wrpo_ray.failures import Failure
 from wrpo_ray.run_state import METRICS, RunState, StepState, read_run
 from wrpo_ray.run_state.contents import read_contents
 from wrpo_ray.storage.location import Location, locate
@@ -91,16 +91,7 @@ def read_facts(folder: Location) -> RunFacts:
     number = state.submission.number if state.submission else None
     record = (RunLayout(folder).submissions / f"{number:06d}.json").read_sealed() if number is not None else {}
     metrics = {name: lines for name, step in steps.items() if (lines := _metrics(step))}
-    return RunFacts(folder, state, record, steps, _failure(folder, steps), metrics)
-
-
-def _failure(folder: Location, steps: Mapping[str, StepFacts]) -> Failure | None:
-    """Return the last failure unless the step has been made since, or the config has changed so that it is another."""
-    found = last_failure(folder)
-    step = steps.get(found.step) if found else None
-    if found is None or step is None or step.state.fingerprint != found.fingerprint or step.manifest is not None:
-        return None
-    return found
+    return RunFacts(folder, state, record, steps, state.last_failure, metrics)
 
 
 def _step(state: StepState) -> StepFacts:

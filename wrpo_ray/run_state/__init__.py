@@ -14,6 +14,7 @@ from typing import Literal
 
 from wrpo_ray.broken_sources import BrokenSource, read_broken_source
 from wrpo_ray.errors import ConfigError
+from wrpo_ray.failures import Failure, read_failures
 from wrpo_ray.run_state.contents import Contents, commit_place, read_contents
 from wrpo_ray.run_state.pace import METRICS, PROGRESS, Pace, Training, ledger_pace, training_pace, training_progress
 from wrpo_ray.run_state.records import (
@@ -59,7 +60,10 @@ class StepState:
 
 @dataclass(frozen=True)
 class RunState:
-    """A run as its folder tells it. submission: None when no start has got so far as to write one that can be read."""
+    """A run as its folder tells it. submission: None when no start has got so far as to write one that can be read.
+
+    failures: what starts ended with, the newest last.
+    """
 
     folder: str
     submission: Submission | None
@@ -67,11 +71,22 @@ class RunState:
     steps: tuple[StepState, ...]
     broken_sources: tuple[BrokenSource, ...]
     damages: tuple[Damage, ...]
+    failures: tuple[Failure, ...] = ()
 
     @property
     def live(self) -> bool:
         """Tell whether a driver holds the run and shows signs of life."""
         return self.holder is not None and self.holder.state == "live"
+
+    def stands(self, failure: Failure) -> bool:
+        """Tell whether the step that failed is still planned as it was then, and not done."""
+        failed = (failure.step, failure.fingerprint)
+        return any((step.name, step.fingerprint) == failed and step.phase != "complete" for step in self.steps)
+
+    @property
+    def last_failure(self) -> Failure | None:
+        """What the last start that failed ended with, unless that step has been done since, or is another one now."""
+        return self.failures[-1] if self.failures and self.stands(self.failures[-1]) else None
 
     @property
     def every_damage(self) -> tuple[Damage, ...]:
@@ -97,7 +112,8 @@ def read_run(folder: Location, ask_owner: bool = True) -> RunState:
         found = list(pool.map(lambda step: read_contents(layout.step_folder(step.name, step.fingerprint)), steps))
     live = holder is not None and holder.state == "live"
     states = _step_states(steps, found, live, {record.source for record in broken})
-    return RunState(str(folder), submission, holder, states, broken, (*damages, *damaged_records, *damaged_lease))
+    every_damage, failures = (*damages, *damaged_records, *damaged_lease), tuple(read_failures(folder))
+    return RunState(str(folder), submission, holder, states, broken, every_damage, failures)
 
 
 def no_run(folder: Location) -> ConfigError:

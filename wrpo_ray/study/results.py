@@ -9,6 +9,7 @@ from typing import Any
 
 from wrpo_ray.claims import scoring_resources
 from wrpo_ray.config import FuseConfig
+from wrpo_ray.evaluate.evaluation_file import read_evaluation_file
 from wrpo_ray.live.holding import CPU, holdings
 from wrpo_ray.planning.against import manifests_of
 from wrpo_ray.storage.location import Location
@@ -17,7 +18,7 @@ from wrpo_ray.study.load import StudyRun
 from wrpo_ray.submissions import last_submission
 
 Cell = str | float | int | bool | None
-_EVALUATION, _METRICS = "evaluation.json", "metrics.jsonl"
+_METRICS = "metrics.jsonl"
 # Of the logged steps: a single batch says little.
 _LAST_SHARE = 0.1
 
@@ -82,8 +83,8 @@ def _measured(run: StudyRun, steps: Sequence[StepUse]) -> Iterator[tuple[str, Ce
     yield from ((f"win_share/{source}", share) for source, share in fuse.get("best_share", {}).items())
     if "wrpo" in by_name:
         yield from _training(by_name["wrpo"].folder / _METRICS)
-    if "evaluate" in by_name and (by_name["evaluate"].folder / _EVALUATION).stat() is not None:
-        yield from evaluation_cells((by_name["evaluate"].folder / _EVALUATION).read_json())
+    if (step := by_name.get("evaluate")) is not None:
+        yield from evaluation_cells(read_evaluation_file(step.folder, step.manifest) or step.manifest.summary)
     yield from _hours(run.config, steps)
 
 
