@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from wrpo_ray.config import EngineConfig, ModelFiles
 from wrpo_ray.engines.groups import given_group
-from wrpo_ray.models import local_model
+from wrpo_ray.models import on_node
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -52,12 +52,7 @@ def engine_arguments(files: ModelFiles, engine: EngineConfig, num_gpus: float) -
     if num_gpus == 0:
         # vLLM 0.32 on a CPU cannot draw with a seed for a prompt that it reads in two pieces.
         defaults["enable_chunked_prefill"] = False
-    own: dict[str, Any] = {
-        "model": local_model(files.path),
-        "revision": files.revision,
-        "tokenizer_revision": files.revision,
-        "trust_remote_code": files.trust_remote_code,
-    }
+    own: dict[str, Any] = {"model": on_node(files).path, "trust_remote_code": files.trust_remote_code}
     return {**defaults, **engine.model_dump(exclude={"extra_args"}), **engine.extra_args, **own}
 
 

@@ -20,6 +20,7 @@ from wrpo_ray.preflight.model_folder import (
     check_max_model_len,
     check_remote_code,
     check_reward,
+    check_trust,
     check_weights,
     locate_model,
 )
@@ -90,6 +91,10 @@ def _check_models(config: FuseConfig) -> tuple[list[Problem], dict[str, ChatToke
             problems.append(found)
             continue
         problems.extend(_check_facts(config, place, files, found))
+        if untrusted := list(check_trust(place, files, found)):
+            # Nothing of it is loaded, not even its tokenizer.
+            problems.extend(untrusted)
+            continue
         chat = check_tokenizer(place, files, found)
         if isinstance(chat, Problem):
             problems.append(chat)

@@ -106,7 +106,7 @@ def _without_generation_tags(text: str) -> str:
 
 def _check_template_present(place: str, files: ModelFiles, facts: ModelFacts) -> Problem | None:
     """Look for the template in the model's files, so that the message can say where it was expected."""
-    if files.chat_template is not None or not facts.is_whole:
+    if files.chat_template is not None:
         return None
     if "chat_template.jinja" in facts.names:
         path = facts.folder / "chat_template.jinja"

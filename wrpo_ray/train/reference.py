@@ -18,13 +18,13 @@ import torch
 
 from wrpo_ray.config import WRPOConfig
 from wrpo_ray.errors import DataError
+from wrpo_ray.models import on_node
 from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import ReferenceLogps, to_table
 from wrpo_ray.storage.ledger import Finished, Shard, commit, finish, pending
 from wrpo_ray.storage.range_plan import ItemList, RangeShard, planned_ranges
 from wrpo_ray.train.collate import Collate
 from wrpo_ray.train.engine_settings import zero_stage
-from wrpo_ray.train.files import on_node
 from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.model import load_policy
 from wrpo_ray.train.ranks import Ranks, current_ranks
