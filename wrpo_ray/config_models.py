@@ -26,7 +26,8 @@ class EngineConfig(Frozen):
     enforce_eager: bool = False
     quantization: str | None = None
     extra_args: dict[str, JsonValue] = {}
-    """Further vLLM engine arguments by name, passed on as they are."""
+    """Further vLLM engine arguments by name, passed on as they are; what runs code, loads other models or opens
+    connections is refused (docs/models.md)."""
 
 
 class SamplingConfig(Frozen):

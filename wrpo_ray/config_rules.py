@@ -19,6 +19,7 @@ from wrpo_ray.config import (
     TrainConfig,
 )
 from wrpo_ray.config_endpoint_rules import endpoint_problems, shown
+from wrpo_ray.config_engine_rules import denied_arguments, denied_environment, denied_lm_eval_arguments
 from wrpo_ray.config_evaluation_rules import RUNS_OWN_MODELS, evaluation_problems
 from wrpo_ray.errors import Problem
 from wrpo_ray.redaction import HIDDEN, has_secret, is_secret_name, redacted
@@ -61,6 +62,7 @@ def broken_rules(config: FuseConfig) -> list[Problem]:
         *_names(config),
         *_model_files(config),
         *_engines(config),
+        *_denied(config),
         *endpoint_problems(config),
         *_trainings(config),
         *_lengths(config),
@@ -182,6 +184,19 @@ def _engines(config: FuseConfig) -> Iterator[Problem]:
         elif isinstance(resources, ResourcesConfig) and resources.num_nodes > 1:
             rule = "must be 1: only an engine of vLLM can span nodes"
             yield Problem(f"{place}.resources.num_nodes", str(resources.num_nodes), rule, "remove it", "WRPO-C016")
+
+
+def _denied(config: FuseConfig) -> Iterator[Problem]:
+    """Yield a problem for whatever of engines is passed on as it is and must not be."""
+    for place, files in model_sections(config):
+        engine, resources = getattr(files, "engine", None), getattr(files, "resources", None)
+        if isinstance(engine, EngineConfig):
+            yield from denied_arguments(f"{place}.engine.extra_args", engine.extra_args)
+        if isinstance(resources, ResourcesConfig):
+            yield from denied_environment(f"{place}.resources.env_vars", resources.env_vars)
+    if config.evaluation and config.evaluation.lm_eval:
+        arguments = config.evaluation.lm_eval.model_args
+        yield from denied_lm_eval_arguments("evaluation.lm_eval.model_args", arguments)
 
 
 def _spanning(place: str, resources: ResourcesConfig) -> Iterator[Problem]:

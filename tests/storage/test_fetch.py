@@ -28,7 +28,8 @@ run: {{name: fetched, root: "{folder}/runs"}}
 prompts: {{path: "{folder}/prompts.jsonl"}}
 sources:
   - {{name: one, path: organisation/source, engine: {{max_model_len: 128}}, sampling: {{max_tokens: 32}}}}
-target: {{name: two, path: organisation/target, revision: main, engine: {{max_model_len: 128}}, sampling: {{max_tokens: 32}}}}
+target:
+  {{name: two, path: organisation/target, revision: main, engine: {{max_model_len: 128}}, sampling: {{max_tokens: 32}}}}
 reward: {{type: transformers, path: organisation/reward, max_model_len: 128}}
 sft: {{learning_rate: 0.001, max_length: 128, max_prompt_length: 64}}
 wrpo: {{learning_rate: 0.001, max_length: 128, max_prompt_length: 64}}

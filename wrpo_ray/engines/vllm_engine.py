@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from wrpo_ray.config import EngineConfig, ModelFiles
+from wrpo_ray.config_engine_rules import require_allowed
 from wrpo_ray.engines.groups import given_group
 from wrpo_ray.models import on_node
 
@@ -41,7 +42,8 @@ def start_engine(files: ModelFiles, engine: EngineConfig, num_gpus: float, **arg
 
 
 def engine_arguments(files: ModelFiles, engine: EngineConfig, num_gpus: float) -> dict[str, Any]:
-    """Return vLLM's arguments of an engine, under vLLM's names."""
+    """Return vLLM's arguments of an engine, under vLLM's names; raises ConfigError for one that is not let through."""
+    require_allowed(engine.extra_args)
     world_size = engine.tensor_parallel_size * engine.pipeline_parallel_size
     defaults: dict[str, Any] = {
         "load_format": "safetensors",
