@@ -339,6 +339,11 @@ INPUTS = {
         "The text holds what looks like a control token of the model, and it cannot be told apart from the template's.",
         "Remove that text from the prompt, or use a template that passes contents on unchanged.",
     ),
+    "WRPO-D023": Entry(
+        "a chat template was stopped",
+        "For this conversation it took more CPU time, memory or text than a rendering may, or tried what none may.",
+        "Name another template in chat_template; the row is set aside.",
+    ),
     "WRPO-D030": Entry(
         "no prompt has a response to learn from",
         "Every source response was left out, so that SFT has no example.",

@@ -114,6 +114,12 @@ MODELS = {
         "`models.store` is set, so that the run reads the hub's models there and asks the hub for nothing.",
         "`wrpo-ray fetch CONFIG` puts them there.",
     ),
+    "WRPO-M022": Entry(
+        "the chat template takes more than it may, or tries what none may",
+        "Templates are other people's programs: each rendering has limits of CPU time, memory and length, and a "
+        "sandbox without files and modules.",
+        "Name another template in chat_template; do not use a model whose own template does this.",
+    ),
     "WRPO-M030": Entry(
         "the reward model is broken",
         "More of its rewards are NaN or infinite than rows.max_reward_not_finite_fraction allows.",

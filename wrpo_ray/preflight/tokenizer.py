@@ -40,9 +40,10 @@ def check_tokenizer(place: str, files: ModelFiles, facts: ModelFacts) -> ChatTok
         chat.encode_prompt(_GREETING)
         chat.encode_conversation(_GREETING, "Hi")
     except (ModelError, DataError, jinja2.TemplateError, TypeError) as error:
+        stopped = isinstance(error, DataError) and error.code == "WRPO-D023"
         rule = f"the chat template fails on a plain conversation: {error}"
         fix = "name a working template in chat_template"
-        return Problem(f"{place}.chat_template", _origin(files), rule, fix, "WRPO-M015")
+        return Problem(f"{place}.chat_template", _origin(files), rule, fix, "WRPO-M022" if stopped else "WRPO-M015")
     return chat
 
 
