@@ -16,33 +16,36 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
-import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _MEMORY_BYTES = 2**30
 # Jinja's own errors, and Python's from the expressions in a template; any other ends this process.
 _REFUSALS = (
-    jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError,
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError,
     AssertionError, StopIteration,
 )  # fmt: skip
 
 
-class _Generation(jinja2.ext.Extension):
+class _Generation(Extension):
     """The tag `{% generation %}` of transformers: it marks answers for training and changes no text."""
 
     tags = {"generation"}  # noqa: RUF012 - the name and its type are the base class's
 
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+    def parse(self, parser: Parser) -> nodes.Node:
         lineno = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_same"), [], [], body).set_lineno(lineno)
+        return nodes.CallBlock(self.call_method("_same"), [], [], body).set_lineno(lineno)
 
     def _same(self, caller: Callable[[], str]) -> str:
         return caller()
 
 
 def _raise_exception(message: str) -> None:
-    raise jinja2.exceptions.TemplateError(message)
+    raise TemplateError(message)
 
 
 def _to_json(
@@ -54,7 +57,7 @@ def _to_json(
 def _environment() -> jinja2.Environment:
     """Return what transformers renders with (utils/chat_template_utils.py, 5.19)."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
