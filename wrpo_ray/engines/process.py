@@ -21,8 +21,8 @@ from wrpo_ray.redaction import redacted
 
 _TAIL_LINES = 80
 _MAX_LINE_BYTES = 2**14
-# Models are folders on this node by the time an engine starts (data.model_files.bring): whatever would still ask the hub
-# for code, kernels or another model fails instead.
+# Models are folders on this node by the time an engine starts (data.model_files.bring): whatever would still ask the
+# hub for code, kernels or another model fails instead.
 _OWN_ENVIRONMENT = {"HF_HUB_OFFLINE": "1"}
 _MAX_ERROR_CHARACTERS = 400
 _POLL_S = 0.2
