@@ -14,7 +14,7 @@ from wrpo_ray.storage.manifest import file_sha256
 _SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json", "generation_config.json")
 # Values with a slash name a repository whose compiled code would be fetched and run (transformers' hub kernels).
 _KERNEL_KEYS = ("attn_implementation", "experts_implementation")
-_CODE_KEYS = ("code_revision", "custom_pipelines", "trust_remote_code")
+_CODE_KEYS = ("code_revision", "trust_remote_code")
 _ADAPTER = "adapter_config.json"
 
 

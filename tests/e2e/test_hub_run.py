@@ -1,4 +1,4 @@
-"""Whole runs of models on a hub: each fetched once, however many processes need it, and none when there is no network."""
+"""Whole runs of models on a hub: each fetched once, however many processes need it; none without a network."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from tests.hub_server import COMMIT, HubServer, hub_server
 
 REPOSITORY = Path(__file__).parents[2]
 MODELS = {
-    "sources.source-qwen2": "source-qwen2", "sources.source-neox": "source-neox", "target": "target", "reward": "reward",
-}  # fmt: skip
+    "sources.source-qwen2": "source-qwen2",
+    "sources.source-neox": "source-neox",
+    "target": "target",
+    "reward": "reward",
+}
 NOBODY = "http://127.0.0.1:9"
 
 
