@@ -81,19 +81,20 @@ def _run(config: FuseConfig) -> Iterator[Problem]:
         rule = f"must be at most the number of sources, {len(config.sources)}"
         fix = f"set it to {len(config.sources)} or less, or leave it out: then all are needed"
         yield Problem("min_sources", str(config.min_sources), rule, fix, "WRPO-C025")
-    if problem := _root(config.run.root):
-        yield problem
+    for field, place in (("run.root", config.run.root), ("models.store", config.models.store)):
+        if place is not None and (problem := _root(field, place)):
+            yield problem
 
 
-def _root(root: str) -> Problem | None:
+def _root(field: str, root: str) -> Problem | None:
     if not root.strip() or "\0" in root:
-        return Problem("run.root", shown(root), "must name a folder", "write runs, say", "WRPO-C027")
+        return Problem(field, shown(root), "must name a folder", "write the path of one", "WRPO-C027")
     if root.startswith("~"):
-        return Problem("run.root", shown(root), "`~` is not spelled out", "write the whole path", "WRPO-C027")
+        return Problem(field, shown(root), "`~` is not spelled out", "write the whole path", "WRPO-C027")
     if _SCHEME.match(root) and not _OBJECT_STORE.fullmatch(root):
         rule = "must be a path, s3://bucket/prefix or gs://bucket/prefix, without user, query or port"
         fix = "a shared file system is a path; credentials belong into the environment"
-        return Problem("run.root", shown(root), rule, fix, "WRPO-C027")
+        return Problem(field, shown(root), rule, fix, "WRPO-C027")
     return None
 
 

@@ -49,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Fetch and print; raises ConfigError that lists every model that cannot be had or must not be used."""
-    config = load_config(options.config, options.overrides)
-    found = fetch(config, options.to or config.models.store)
+    to = [f"models.store={json.dumps(options.to)}"] if options.to else []
+    config = load_config(options.config, [*options.overrides, *to])
+    found = fetch(config, config.models.store)
     print(json.dumps([asdict(each) for each in found], indent=2) if options.json else shown(found))
     return 0
 

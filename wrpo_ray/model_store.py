@@ -99,6 +99,14 @@ def origin(path: str) -> Origin | None:
     return Origin(found.summary["hub"], found.summary["commit"])
 
 
+def stored_if_there(config: FuseConfig) -> FuseConfig:
+    """Return what `stored` does, or `config` when the store lacks a model or does not answer; for plans."""
+    try:
+        return stored(config)
+    except (ConfigError, StorageError):
+        return config
+
+
 def stored(config: FuseConfig) -> FuseConfig:
     """Return `config` with the models of the hub replaced by their copies in `models.store`, where one is named.
 

@@ -19,7 +19,6 @@ from wrpo_ray.events import StepsChosen, announce
 from wrpo_ray.export import deliver
 from wrpo_ray.failures import note_failure
 from wrpo_ray.interrupts import rearm, stop
-from wrpo_ray.model_store import stored
 from wrpo_ray.pipeline import Pipeline
 from wrpo_ray.planning.against import plan_record
 from wrpo_ray.planning.plan import plan_run
@@ -63,7 +62,6 @@ def checked_pipeline(config: FuseConfig, only: str | None) -> Pipeline:
 
     only: name of the one step that is wanted, or "evaluation"; ConfigError when there is none of that name.
     """
-    config = stored(config)
     pipeline = Pipeline(config, checked=require_runnable(config))
     if only is not None:
         pipeline.steps_called(only)

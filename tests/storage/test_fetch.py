@@ -22,6 +22,7 @@ from wrpo_ray.errors import ConfigError, StorageError
 from wrpo_ray.model_card import hub_name
 from wrpo_ray.model_store import find, origin, stored
 from wrpo_ray.models import local_model, model_identity, on_node, resolved
+from wrpo_ray.planning.plan import plan_run
 
 CONFIG = """
 run: {{name: fetched, root: "{folder}/runs"}}
@@ -204,6 +205,28 @@ def test_the_command(
     assert "all files have the hashes that the hub lists" in capsys.readouterr().out
     assert main(["fetch", config, "target.path=organisation/none"]) == 2
     assert "error[WRPO-M013]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["~/models", "http://169.254.169.254/", "s3://user@bucket/x", "file:///etc", " "])
+def test_a_store_is_a_folder_or_a_bucket(
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    config_of(tmp_path)
+    assert main(["fetch", str(tmp_path / "fuse.yaml"), "--to", place]) == 2
+    assert "error[WRPO-C027]" in capsys.readouterr().err
+    assert not hub.requests
+
+
+def test_a_plan_reads_the_models_of_the_store(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = str(tmp_path / "shared")
+    fetch.fetch(config_of(tmp_path), store)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "another node"))
+    planned = [
+        "planning.num_prompts=100", "planning.mean_prompt_tokens=10", "planning.mean_response_tokens=10",
+    ]  # fmt: skip
+    assert plan_run(config_of(tmp_path, store, *planned)).stages
+    with pytest.raises(ConfigError):
+        plan_run(config_of(tmp_path, "null", *planned))
 
 
 def test_a_config_of_folders_has_nothing_to_fetch(originals: Path, tmp_path: Path) -> None:
