@@ -11,7 +11,7 @@ from typing import Any
 
 from wrpo_ray.config import ModelConfig
 from wrpo_ray.data.model_files import NOT_LOADED
-from wrpo_ray.models import absolute_path, in_object_store, is_local, local_model, model_identity, tokenizer_of
+from wrpo_ray.models import model_identity, on_node, tokenizer_of
 from wrpo_ray.selection import SourceChoice
 from wrpo_ray.steps import Step, StepResult
 from wrpo_ray.storage.location import Location
@@ -58,15 +58,7 @@ def _files_of(target: ModelConfig, folder: Location) -> Iterator[Path]:
         beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="wrpo-target-", dir=beside) as temporary:
         copy = Path(temporary) / "model"
-        shutil.copytree(_on_this_node(target), copy, ignore=shutil.ignore_patterns(".*", "original", *NOT_LOADED))
+        shutil.copytree(on_node(target).path, copy, ignore=shutil.ignore_patterns(".*", "original", *NOT_LOADED))
         if target.chat_template is not None:
             tokenizer_of(target).save_pretrained(copy)
         yield copy
-
-
-def _on_this_node(target: ModelConfig) -> str:
-    if is_local(target.path) or in_object_store(target.path):
-        return local_model(absolute_path(target.path))
-    from huggingface_hub import snapshot_download
-
-    return snapshot_download(target.path, revision=target.revision, ignore_patterns=list(NOT_LOADED))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wrpo_ray.errors import DataError, ModelError
 from wrpo_ray.schema import Message
+from wrpo_ray.templates import TemplateRefusedError, TemplateStoppedError, render_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +47,7 @@ class ChatTokenizer:
             raise ModelError(rule, code="WRPO-M004", help="set `chat_template` of the model")
         self.tokenizer = tokenizer
         special = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        template = str(tokenizer.chat_template)
+        self._template = template = tokenizer.get_chat_template()
         structural = {
             token.content: index
             for index, token in tokenizer.added_tokens_decoder.items()
@@ -126,25 +127,24 @@ class ChatTokenizer:
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         try:
             return self._apply(messages, add_generation_prompt)
-        except _template_errors() as error:
+        except TemplateStoppedError as error:
+            rule = f"the chat template of {self.tokenizer.name_or_path} was stopped: {error}"
+            raise DataError(rule, code="WRPO-D023", help="name another template in chat_template") from error
+        except TemplateRefusedError as error:
             roles = [message["role"] for message in messages]
             reason = self._refusal(roles, add_generation_prompt)
             rule = f"the chat template of {self.tokenizer.name_or_path} refuses {roles}: {reason}"
             raise DataError(rule, code="WRPO-D021", help="correct the template, or leave such prompts out") from error
 
     def _apply(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        turns = [dict(message) for message in messages]
-        rendered = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-        return str(rendered)
+        return render_template(self._template, messages, add_generation_prompt, self.tokenizer.special_tokens_map)
 
     def _refusal(self, roles: Sequence[str], add_generation_prompt: bool) -> str:
         """Return why the template refuses these roles, in its words for other contents: its own may quote a prompt."""
         try:
             self._apply([{"role": role, "content": "..."} for role in roles], add_generation_prompt)
-        except _template_errors() as error:
-            return f"{type(error).__name__}: {error}"
+        except (TemplateRefusedError, TemplateStoppedError) as error:
+            return str(error)
         return "because of what a message holds"
 
     def _ids(self, text: str) -> list[int]:
@@ -171,13 +171,6 @@ class ChatTokenizer:
         if bos is not None and self._skeleton(("user",), True).control_ids[:2] == (bos, bos):
             rule = f"the chat template of {self.tokenizer.name_or_path} begins with two BOS tokens"
             raise ModelError(rule, code="WRPO-M015", help="take one of them out of the template")
-
-
-def _template_errors() -> tuple[type[Exception], ...]:
-    """Return what rendering a template may raise: Jinja's own errors, and Python's from the expressions in it."""
-    from jinja2 import TemplateError
-
-    return TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError
 
 
 def _any_of(tokens: dict[str, int]) -> re.Pattern[str]:

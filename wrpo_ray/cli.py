@@ -1,4 +1,4 @@
-"""The `wrpo-ray` command: doctor, plan, status, inspect, evaluate, export, report, compare, explain."""
+"""The `wrpo-ray` command: doctor, plan, fetch, status, inspect, evaluate, export, report, compare, explain."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from wrpo_ray.console import run_command, start_logging
 COMMANDS = {
     "doctor": ("wrpo_ray.doctor", "show what is installed and what does not fit together"),
     "plan": ("wrpo_ray.planning.command", "say what a run takes: time, GPU-hours, price, memory, schedule"),
+    "fetch": ("wrpo_ray.fetch", "bring a run's models from the hub: pinned to commits, compared by hash"),
     "status": ("wrpo_ray.run_status", "show where a run stands, from its folder alone"),
     "inspect": ("wrpo_ray.run_inspect", "check every file of a run; --repair removes what does not verify"),
     "evaluate": ("wrpo_ray.evaluation_command", "show what a run's evaluation found, from its folder alone"),

@@ -16,6 +16,7 @@ from wrpo_ray.config_base import Fraction, Frozen, NonNegativeFloat, PositiveFlo
 from wrpo_ray.config_benchmarks import BenchmarksConfig, LmEvalConfig, SafetyConfig
 from wrpo_ray.config_evaluation import JudgeConfig
 from wrpo_ray.config_faults import FaultsConfig, RowsConfig
+from wrpo_ray.config_fetch import ModelStoreConfig
 from wrpo_ray.config_models import AnySource, EngineConfig, ModelConfig, ModelFiles, ResourcesConfig, SamplingConfig
 from wrpo_ray.config_models import OpenAISourceConfig as OpenAISourceConfig
 from wrpo_ray.config_models import SourceConfig as SourceConfig
@@ -296,3 +297,4 @@ class FuseConfig(Frozen):
     planning: PlanningConfig = PlanningConfig()
     sampling: RunSamplingConfig = RunSamplingConfig()
     ablation: AblationConfig = AblationConfig()
+    models: ModelStoreConfig = ModelStoreConfig()

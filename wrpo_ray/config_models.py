@@ -26,7 +26,8 @@ class EngineConfig(Frozen):
     enforce_eager: bool = False
     quantization: str | None = None
     extra_args: dict[str, JsonValue] = {}
-    """Further vLLM engine arguments by name, passed on as they are."""
+    """Further vLLM engine arguments by name, passed on as they are; what runs code, loads other models or opens
+    connections is refused (docs/models.md)."""
 
 
 class SamplingConfig(Frozen):
@@ -65,9 +66,11 @@ class ModelFiles(Frozen):
     path: str
     """Local folder in Hugging Face format, or `organisation/name` on the Hugging Face hub."""
     revision: str | None = None
-    """Commit hash on the hub; required with trust_remote_code."""
+    """Commit hash on the hub, or a branch or tag; a commit hash is required with trust_remote_code."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read that code."""
+    code_sha256: dict[str, str] = {}
+    """SHA-256 of each Python file of the model, by its path in the model's folder; required with trust_remote_code."""
     chat_template: str | None = None
     """Path of a Jinja chat template that replaces the tokenizer's own."""
 

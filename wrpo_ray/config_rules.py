@@ -19,6 +19,7 @@ from wrpo_ray.config import (
     TrainConfig,
 )
 from wrpo_ray.config_endpoint_rules import endpoint_problems, shown
+from wrpo_ray.config_engine_rules import denied_arguments, denied_environment, denied_lm_eval_arguments
 from wrpo_ray.config_evaluation_rules import RUNS_OWN_MODELS, evaluation_problems
 from wrpo_ray.config_place_rules import place_problems
 from wrpo_ray.errors import Problem
@@ -63,6 +64,7 @@ def broken_rules(config: FuseConfig) -> list[Problem]:
         *_names(config),
         *_model_files(config),
         *_engines(config),
+        *_denied(config),
         *endpoint_problems(config),
         *_trainings(config),
         *_lengths(config),
@@ -81,19 +83,20 @@ def _run(config: FuseConfig) -> Iterator[Problem]:
         rule = f"must be at most the number of sources, {len(config.sources)}"
         fix = f"set it to {len(config.sources)} or less, or leave it out: then all are needed"
         yield Problem("min_sources", str(config.min_sources), rule, fix, "WRPO-C025")
-    if problem := _root(config.run.root):
-        yield problem
+    for field, place in (("run.root", config.run.root), ("models.store", config.models.store)):
+        if place is not None and (problem := _root(field, place)):
+            yield problem
 
 
-def _root(root: str) -> Problem | None:
+def _root(field: str, root: str) -> Problem | None:
     if not root.strip() or "\0" in root:
-        return Problem("run.root", shown(root), "must name a folder", "write runs, say", "WRPO-C027")
+        return Problem(field, shown(root), "must name a folder", "write the path of one", "WRPO-C027")
     if root.startswith("~"):
-        return Problem("run.root", shown(root), "`~` is not spelled out", "write the whole path", "WRPO-C027")
+        return Problem(field, shown(root), "`~` is not spelled out", "write the whole path", "WRPO-C027")
     if _SCHEME.match(root) and not _OBJECT_STORE.fullmatch(root):
         rule = "must be a path, s3://bucket/prefix or gs://bucket/prefix, without user, query or port"
         fix = "a shared file system is a path; credentials belong into the environment"
-        return Problem("run.root", shown(root), rule, fix, "WRPO-C027")
+        return Problem(field, shown(root), rule, fix, "WRPO-C027")
     return None
 
 
@@ -184,6 +187,19 @@ def _engines(config: FuseConfig) -> Iterator[Problem]:
         elif isinstance(resources, ResourcesConfig) and resources.num_nodes > 1:
             rule = "must be 1: only an engine of vLLM can span nodes"
             yield Problem(f"{place}.resources.num_nodes", str(resources.num_nodes), rule, "remove it", "WRPO-C016")
+
+
+def _denied(config: FuseConfig) -> Iterator[Problem]:
+    """Yield a problem for whatever of engines is passed on as it is and must not be."""
+    for place, files in model_sections(config):
+        engine, resources = getattr(files, "engine", None), getattr(files, "resources", None)
+        if isinstance(engine, EngineConfig):
+            yield from denied_arguments(f"{place}.engine.extra_args", engine.extra_args)
+        if isinstance(resources, ResourcesConfig):
+            yield from denied_environment(f"{place}.resources.env_vars", resources.env_vars)
+    if config.evaluation and config.evaluation.lm_eval:
+        arguments = config.evaluation.lm_eval.model_args
+        yield from denied_lm_eval_arguments("evaluation.lm_eval.model_args", arguments)
 
 
 def _spanning(place: str, resources: ResourcesConfig) -> Iterator[Problem]:

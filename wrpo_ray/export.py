@@ -13,7 +13,7 @@ from wrpo_ray.config import FuseConfig
 from wrpo_ray.data.exporters import to_trl_preference, to_wrpo_release
 from wrpo_ray.errors import ConfigError, StorageError
 from wrpo_ray.model_card import dataset_card
-from wrpo_ray.models import load_tokenizer, local_model
+from wrpo_ray.models import local_model, tokenizer_of
 from wrpo_ray.schema import Quadruple
 from wrpo_ray.storage.location import Location, json_bytes, locate
 from wrpo_ray.storage.manifest import FileEntry
@@ -108,8 +108,8 @@ def _complete_generation_config(config: FuseConfig, model: Path) -> bytes:
     """Make sure that generation stops at the chat template's end token, whatever the target's own config says."""
     path = model / _GENERATION_CONFIG
     stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    tokenizer = load_tokenizer(str(model), trust_remote_code=config.target.trust_remote_code)
-    end = ChatTokenizer(tokenizer).end_token_id
+    trained = config.target.model_copy(update={"path": str(model), "revision": None, "chat_template": None})
+    end = ChatTokenizer(tokenizer_of(trained)).end_token_id
     given = stored.get("eos_token_id")
     known = given if isinstance(given, list) else [] if given is None else [given]
     return json_bytes({**stored, "eos_token_id": [end, *(token for token in known if token != end)]})

@@ -22,7 +22,7 @@ from wrpo_ray.errors import ConfigError
 from wrpo_ray.export import deliver
 from wrpo_ray.hub import push
 from wrpo_ray.model_card import shown_path
-from wrpo_ray.models import in_object_store, is_local
+from wrpo_ray.model_paths import in_object_store, is_local
 from wrpo_ray.run_state import no_run
 from wrpo_ray.run_state.records import submission_places
 from wrpo_ray.schema import Quadruple

@@ -10,7 +10,8 @@ import yaml
 
 from wrpo_ray import __version__
 from wrpo_ray.config import FuseConfig, ModelFiles, SourceConfig
-from wrpo_ray.models import in_object_store, is_local
+from wrpo_ray.model_paths import in_object_store, is_local, is_on_hub
+from wrpo_ray.model_store import origin
 
 
 def model_card(
@@ -27,8 +28,8 @@ def model_card(
     }
     if config.export.license:
         header["license"] = config.export.license
-    if not (is_local(config.target.path) or in_object_store(config.target.path)):
-        header["base_model"] = config.target.path
+    if (base := hub_name(config.target.path)) is not None:
+        header["base_model"] = base
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {config.run.name}",
@@ -172,6 +173,15 @@ def _shown_model(source: SourceConfig) -> str:
     return shown_path(source.path) if isinstance(source, ModelFiles) else f"{source.model} (API)"
 
 
+def hub_name(path: str) -> str | None:
+    """Return the name that a model has on the hub, of its copy in a store too; None when it is not from there."""
+    copied = None if is_on_hub(path) else origin(path)
+    return path if is_on_hub(path) else copied.name if copied else None
+
+
 def shown_path(path: str) -> str:
-    """Return how a model's path is shown to others: of a local folder the name alone."""
+    """Return how a model's path is shown to others: its name on the hub, or the name of the folder alone."""
+    name = hub_name(path)
+    if name is not None:
+        return name
     return path.rstrip("/").rsplit("/", 1)[-1] if is_local(path) or in_object_store(path) else path

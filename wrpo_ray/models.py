@@ -10,6 +10,7 @@ import fnmatch
 import functools
 import hashlib
 import json
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from wrpo_ray.config import FuseConfig, ModelFiles, OpenAISourceConfig
 from wrpo_ray.endpoints import endpoint_identity
 from wrpo_ray.errors import ModelError
+from wrpo_ray.hub_models import Kind, commit_of, hub_folder
+from wrpo_ray.model_paths import absolute_path, in_object_store, is_on_hub
+from wrpo_ray.model_store import origin, stored
+from wrpo_ray.model_trust import require_known_code
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.node_cache import cached_folder
 from wrpo_ray.storage.objects import ObjectStore
@@ -34,14 +39,16 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h
 
 
 def load_tokenizer(
-    path: str, revision: str | None = None, chat_template: str | None = None, trust_remote_code: bool = False
+    path: str, chat_template: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model, with the chat template of the file `chat_template` in place of its own."""
+    """Return the tokenizer of a model folder, with the chat template of the file `chat_template` in place of its own.
+
+    trust_remote_code: run code of the folder, which the caller has compared with hashes or has made itself.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        local_model(path, with_weights=False), revision=revision, trust_remote_code=trust_remote_code
-    )
+    folder = local_model(path, with_weights=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if chat_template is not None:
         tokenizer.chat_template = _text(chat_template)
     return tokenizer
@@ -49,24 +56,24 @@ def load_tokenizer(
 
 def tokenizer_of(files: ModelFiles) -> PreTrainedTokenizerBase:
     """Return the tokenizer that a config section describes."""
-    return load_tokenizer(absolute_path(files.path), files.revision, files.chat_template, files.trust_remote_code)
+    here = on_node(files, with_weights=False)
+    return load_tokenizer(here.path, files.chat_template, files.trust_remote_code)
 
 
-def in_object_store(path: str) -> bool:
-    """Tell whether a path names a place in an object store."""
-    return path.startswith(("s3://", "gs://"))
+def on_node(files: _Files, with_weights: bool = True) -> _Files:
+    """Return a model section that names a folder on this node, with files that were compared with their hashes.
 
-
-def is_local(path: str) -> bool:
-    """Tell whether a model path means a folder that this node can read, not an object store nor a name on the hub."""
-    if in_object_store(path):
-        return False
-    return path.startswith(("/", "./", "../", "~")) or Path(path).is_dir()
-
-
-def absolute_path(path: str) -> str:
-    """Return a local model path spelled out, and any other as it is."""
-    return str(Path(path).expanduser().absolute()) if is_local(path) else path
+    What the folder is read with afterwards asks no network. with_weights: as local_model has it. Raises ModelError when
+    the model cannot be had, or has code that is to run and whose hashes are not in the section.
+    """
+    if is_on_hub(files.path):
+        kind = Kind(with_weights, files.trust_remote_code)
+        folder = str(hub_folder(files.path, commit_of(files.path, files.revision), kind))
+    else:
+        folder = local_model(absolute_path(files.path), with_weights)
+    if files.trust_remote_code:
+        require_known_code(Path(folder), files.code_sha256)
+    return files.model_copy(update={"path": folder, "revision": None})
 
 
 def local_model(path: str, with_weights: bool = True) -> str:
@@ -99,21 +106,32 @@ def _is_no_weight(path: str) -> bool:
     return not path.endswith(_WEIGHT_SUFFIXES)
 
 
+def on_node_for_good(files: _Files) -> _Files:
+    """Return what on_node does, in a process that has nothing else to ask the hub for from then on, and cannot."""
+    here = on_node(files)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = True
+    return here
+
+
 def pinned(files: _Files) -> _Files:
     """Return a model section that means the same files everywhere: local paths spelled out, hub names with a commit."""
     template = files.chat_template
     if template is not None and not in_object_store(template):
         template = str(Path(template).absolute())
-    on_hub = not (is_local(files.path) or in_object_store(files.path))
-    revision = files.revision or (_hub_commit(files.path) if on_hub else None)
+    revision = commit_of(files.path, files.revision) if is_on_hub(files.path) else files.revision
     return files.model_copy(update={"path": absolute_path(files.path), "chat_template": template, "revision": revision})
 
 
 def resolved(config: FuseConfig) -> FuseConfig:
     """Return `config` with local paths spelled out and hub models pinned to the commit that they stand at now.
 
-    Engines and workers run in other folders, on other nodes and later; they must all get what was planned.
+    Engines and workers run in other folders, on other nodes and later; they must all get what was planned. With a store
+    of models those of the hub are their copies there; raises as model_store.stored does.
     """
+    config = stored(config)
     reward = pinned(config.reward) if isinstance(config.reward, ModelFiles) else config.reward
     sources = tuple(pinned(source) if isinstance(source, ModelFiles) else source for source in config.sources)
     return config.model_copy(update={"sources": sources, "target": pinned(config.target), "reward": reward})
@@ -122,16 +140,18 @@ def resolved(config: FuseConfig) -> FuseConfig:
 def model_identity(files: ModelFiles | OpenAISourceConfig) -> dict[str, Any]:
     """Return JSON values that change when the model does: hashes of a folder's files, or the hub name and commit.
 
-    A folder gives the same ones here and in an object store. Of a model behind an endpoint only its name is known.
+    A folder gives the same ones here and in an object store, a copy of a hub model those of the hub. Of a model behind
+    an endpoint only its name is known.
     """
     if isinstance(files, OpenAISourceConfig):
         return endpoint_identity(files)
     template = _text(files.chat_template) if files.chat_template else None
-    if in_object_store(files.path):
-        return {"files": folder_digest(files.path), "chat_template": template}
-    if is_local(files.path):
-        return {"files": folder_digest(Path(files.path).expanduser().resolve()), "chat_template": template}
-    return {"hub": files.path, "commit": files.revision or _hub_commit(files.path), "chat_template": template}
+    if is_on_hub(files.path):
+        return {"hub": files.path, "commit": commit_of(files.path, files.revision), "chat_template": template}
+    path = files.path if in_object_store(files.path) else Path(files.path).expanduser().resolve()
+    if (copied := origin(str(path))) is not None:
+        return {"hub": copied.name, "commit": copied.commit, "chat_template": template}
+    return {"files": folder_digest(path), "chat_template": template}
 
 
 @functools.lru_cache
@@ -188,11 +208,3 @@ def _probe(size: int, read: Callable[[int, int], bytes]) -> str:
 
 def _text(path: str) -> str:
     return locate(path).read_bytes().decode("utf-8")
-
-
-def _hub_commit(name: str) -> str:
-    """Return the commit that the hub's default branch of `name` stands at, from the local cache when offline."""
-    from huggingface_hub import hf_hub_download
-
-    # The cache keeps files at .../snapshots/<commit>/config.json.
-    return Path(hf_hub_download(name, "config.json")).parent.name

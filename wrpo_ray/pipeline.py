@@ -62,7 +62,7 @@ _SCRATCH = ("scratch",)
 _ENGINE_EXECUTION_FIELDS = {"max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"}
 # Of a reward model; its files are identified by content.
 _REWARD_EXECUTION_FIELDS = {
-    "resources", "path", "revision", "chat_template", "engine", "max_batch_tokens", "share_prompts",
+    "resources", "path", "revision", "chat_template", "engine", "max_batch_tokens", "share_prompts", "code_sha256",
 }  # fmt: skip
 
 

@@ -19,7 +19,16 @@ from wrpo_ray.errors import ConfigError, Problem, render
 KeyPath = tuple[str | int, ...]
 VALID: dict[str, Any] = json.loads(dump_config(parse_config(MINIMAL, "fuse.yaml")))
 # Keys of these sections are free.
-FREE = ("extra_args", "env_vars", "deepspeed", "per_hour", "per_million_tokens", "cluster", "accelerators")
+FREE = (
+    "code_sha256",
+    "extra_args",
+    "env_vars",
+    "deepspeed",
+    "per_hour",
+    "per_million_tokens",
+    "cluster",
+    "accelerators",
+)
 
 
 def nodes(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

@@ -16,7 +16,8 @@ import pytest
 from tests.storage.s3_server import Fault, S3Server, running_server
 from wrpo_ray.config import ModelFiles
 from wrpo_ray.errors import ModelError, StorageError
-from wrpo_ray.models import absolute_path, folder_digest, is_local, local_model, model_identity, pinned
+from wrpo_ray.model_paths import absolute_path, is_local
+from wrpo_ray.models import folder_digest, local_model, model_identity, pinned
 from wrpo_ray.storage import node_cache
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry, Manifest, create_manifest

@@ -31,6 +31,7 @@ from wrpo_ray.engines.answer_groups import AnswerGroup, group_answers
 from wrpo_ray.engines.protocol import Answer, SetAside
 from wrpo_ray.engines.transformers_scorer import TransformersScorer
 from wrpo_ray.errors import ModelError
+from wrpo_ray.model_trust import code_files
 from wrpo_ray.packing import pack_groups
 from wrpo_ray.policy import SHARED_PROMPT_CLASSIFIERS, shared_prompt_logits, why_padded
 from wrpo_ray.schema import Prompt
@@ -159,7 +160,8 @@ def test_gated_head_of_its_own_class(tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(path, trust_remote_code=True)
     model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=True).eval()
     model.save_pretrained(path)
-    scorer = TransformersScorer(reward(path, score_field="score", trust_remote_code=True))
+    known = code_files(path)
+    scorer = TransformersScorer(reward(path, score_field="score", trust_remote_code=True, code_sha256=known))
     scores = scorer.score(answers(), lambda: None)
     chat = ChatTokenizer(chatml_tokenizer())
     for text, score in zip(TEXTS[:3], scores[:3], strict=True):
@@ -167,6 +169,6 @@ def test_gated_head_of_its_own_class(tmp_path: Path) -> None:
         with torch.inference_mode():
             assert score == pytest.approx(float(model(ids, torch.ones_like(ids)).score), abs=1e-5)
     with pytest.raises(ModelError, match="gives logits of shape None"):
-        TransformersScorer(reward(path, score_field="logits", trust_remote_code=True)).score(
+        TransformersScorer(reward(path, score_field="logits", trust_remote_code=True, code_sha256=known)).score(
             answers()[:1], lambda: None
         )

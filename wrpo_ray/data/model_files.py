@@ -9,7 +9,8 @@ from pathlib import Path
 
 from wrpo_ray.config import ModelFiles
 from wrpo_ray.data.spanning import on_nodes_of_group
-from wrpo_ray.models import in_object_store, is_local, local_model
+from wrpo_ray.model_paths import in_object_store, is_local
+from wrpo_ray.models import local_model, on_node
 from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.node_cache import cache_root
 
@@ -43,15 +44,15 @@ def make_ready(files: ModelFiles) -> Fetched:
 
 
 def bring(files: object) -> None:
-    """Have a model of an object store copied to each node that this replica's engine works on; others have no files.
+    """Have a model of an object store or of the hub fetched to each node that this replica's engine works on.
 
     vLLM's workers look for it below the same path on their own nodes, so the cache must have one name on all of them.
-    Raises what models.local_model does.
+    Raises what models.on_node does.
     """
-    if not isinstance(files, ModelFiles) or not in_object_store(files.path):
+    if not isinstance(files, ModelFiles) or is_local(files.path):
         return
-    local_model(files.path)
-    on_nodes_of_group(local_model, files.path)
+    on_node(files)
+    on_nodes_of_group(on_node, files)
 
 
 def _from_object_store(path: str) -> Fetched:
@@ -64,7 +65,7 @@ def _from_object_store(path: str) -> Fetched:
 
 
 def _from_hub(files: ModelFiles) -> Fetched:
-    from huggingface_hub import model_info, snapshot_download
+    from huggingface_hub import model_info
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
 
     if HF_HUB_OFFLINE:
@@ -73,8 +74,7 @@ def _from_hub(files: ModelFiles) -> Fetched:
     num_bytes = sum(each.size or 0 for each in info.siblings or () if Path(each.rfilename).match(_WEIGHTS))
     if (why := _no_room(Path(HF_HUB_CACHE), num_bytes)) is not None:
         return Fetched(skipped=why)
-    # Downloads of one file by several processes wait for each other: the hub's cache has a lock per file.
-    snapshot_download(files.path, revision=files.revision, ignore_patterns=list(NOT_LOADED))
+    on_node(files)
     return Fetched(num_bytes)
 
 

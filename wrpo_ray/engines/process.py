@@ -21,6 +21,9 @@ from wrpo_ray.redaction import redacted
 
 _TAIL_LINES = 80
 _MAX_LINE_BYTES = 2**14
+# Models are folders on this node by the time an engine starts (data.model_files.bring): whatever would still ask the
+# hub for code, kernels or another model fails instead.
+_OWN_ENVIRONMENT = {"HF_HUB_OFFLINE": "1"}
 _MAX_ERROR_CHARACTERS = 400
 _POLL_S = 0.2
 _CLOSE_S = 15.0
@@ -53,7 +56,10 @@ class EngineProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)} | group_environment(),
+            env=os.environ
+            | _OWN_ENVIRONMENT
+            | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            | group_environment(),
         )
         theirs.close()
         os.close(life_read)

@@ -13,7 +13,7 @@ from wrpo_ray.config import TransformersRewardConfig
 from wrpo_ray.engines.answer_groups import AnswerGroup, group_answers
 from wrpo_ray.engines.protocol import Answer, Progress, SetAside, encode_fitting
 from wrpo_ray.errors import ModelError
-from wrpo_ray.models import local_model, tokenizer_of
+from wrpo_ray.models import on_node, tokenizer_of
 from wrpo_ray.packing import best_fit, pack_groups, padded_fit
 from wrpo_ray.policy import shared_prompt_logits, why_padded
 
@@ -26,12 +26,11 @@ class TransformersScorer:
     def __init__(self, reward: TransformersRewardConfig) -> None:
         from transformers import AutoModelForSequenceClassification
 
-        self.reward = reward = reward.model_copy(update={"path": local_model(reward.path)})
+        self.reward = reward = on_node(reward)
         self.chat = ChatTokenizer(tokenizer_of(reward))
         self.device = torch.device("cuda" if reward.resources.num_gpus > 0 else "cpu")
         self.model = AutoModelForSequenceClassification.from_pretrained(
             reward.path,
-            revision=reward.revision,
             trust_remote_code=reward.trust_remote_code,
             dtype=getattr(torch, reward.dtype),
             use_safetensors=True,

@@ -10,9 +10,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from wrpo_ray.config import EngineConfig, ModelFiles
+from wrpo_ray.config_engine_rules import require_allowed
 from wrpo_ray.engines.groups import given_group
 from wrpo_ray.loopback import keep_stores_on_loopback
-from wrpo_ray.models import local_model
+from wrpo_ray.models import on_node
 from wrpo_ray.process_trust import require_safe_process
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def start_engine(files: ModelFiles, engine: EngineConfig, num_gpus: float, **arg
 
 
 def engine_arguments(files: ModelFiles, engine: EngineConfig, num_gpus: float) -> dict[str, Any]:
-    """Return vLLM's arguments of an engine, under vLLM's names."""
+    """Return vLLM's arguments of an engine, under vLLM's names; raises ConfigError for one that is not let through."""
+    require_allowed(engine.extra_args)
     world_size = engine.tensor_parallel_size * engine.pipeline_parallel_size
     defaults: dict[str, Any] = {
         "load_format": "safetensors",
@@ -56,12 +58,7 @@ def engine_arguments(files: ModelFiles, engine: EngineConfig, num_gpus: float) -
     if num_gpus == 0:
         # vLLM 0.32 on a CPU cannot draw with a seed for a prompt that it reads in two pieces.
         defaults["enable_chunked_prefill"] = False
-    own: dict[str, Any] = {
-        "model": local_model(files.path),
-        "revision": files.revision,
-        "tokenizer_revision": files.revision,
-        "trust_remote_code": files.trust_remote_code,
-    }
+    own: dict[str, Any] = {"model": on_node(files).path, "trust_remote_code": files.trust_remote_code}
     return {**defaults, **engine.model_dump(exclude={"extra_args"}), **engine.extra_args, **own}
 
 

@@ -19,7 +19,7 @@ from wrpo_ray.engines.requests import sample_indices, sampling_of
 from wrpo_ray.engines.vllm_batches import Request, VllmBatches
 from wrpo_ray.engines.vllm_engine import start_engine
 from wrpo_ray.errors import DataError, ModelError
-from wrpo_ray.models import local_model, tokenizer_of
+from wrpo_ray.models import on_node, tokenizer_of
 from wrpo_ray.schema import Prompt, Response, ResponseWithLogps, stable_hash
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class VllmGenerator(VllmBatches[Prompt, _Prepared]):
     """
 
     def __init__(self, model: ModelConfig, run_seed: int, identity: str, with_logps: bool = False) -> None:
-        model = model.model_copy(update={"path": local_model(model.path)})
+        model = on_node(model)
         self.model, self.run_seed, self.identity = model, run_seed, identity
         self.with_logps = with_logps
         self.chat = ChatTokenizer(tokenizer_of(model))

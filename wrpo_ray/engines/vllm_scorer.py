@@ -11,7 +11,7 @@ from wrpo_ray.engines.protocol import Answer, Progress, SetAside, encode_fitting
 from wrpo_ray.engines.vllm_batches import Request, VllmBatches
 from wrpo_ray.engines.vllm_engine import start_engine
 from wrpo_ray.errors import ModelError
-from wrpo_ray.models import local_model, tokenizer_of
+from wrpo_ray.models import on_node, tokenizer_of
 
 _Prepared = tuple[dict[int, list[int]], dict[int, SetAside]]
 
@@ -24,7 +24,7 @@ class VllmScorer(VllmBatches[Answer, _Prepared]):
     """
 
     def __init__(self, reward: VllmRewardConfig) -> None:
-        self.reward = reward = reward.model_copy(update={"path": local_model(reward.path)})
+        self.reward = reward = on_node(reward)
         self.chat = ChatTokenizer(tokenizer_of(reward))
         engine = start_engine(reward, reward.engine, reward.resources.num_gpus, runner="pooling", convert="classify")
         super().__init__(engine, reward.engine.max_num_seqs)

@@ -98,6 +98,16 @@ INPUTS = {
         "The argument has a field of its own, or must be the run's for its results to be what was asked for.",
         "Remove it from extra_args or deepspeed.",
     ),
+    "WRPO-C110": Entry(
+        "an engine argument that is not let through",
+        "It would run code, load another model or other weights, read files or media, or open connections.",
+        "Remove it; wrpo_ray/config_engine_rules.py has the whole list.",
+    ),
+    "WRPO-C111": Entry(
+        "an environment variable that switches a protection off",
+        "With it an engine would unpickle messages or weights, skip its own checks, or run code from a logging config.",
+        "Remove it from resources.env_vars.",
+    ),
     "WRPO-C033": Entry(
         "settings of sharding, offload or kernels do not go together",
         "Some need a ZeRO stage, a GPU or a precision that this training section does not have.",
@@ -328,6 +338,11 @@ INPUTS = {
         "text that would become control tokens",
         "The text holds what looks like a control token of the model, and it cannot be told apart from the template's.",
         "Remove that text from the prompt, or use a template that passes contents on unchanged.",
+    ),
+    "WRPO-D023": Entry(
+        "a chat template was stopped",
+        "For this conversation it took more CPU time, memory or text than a rendering may, or tried what none may.",
+        "Name another template in chat_template; the row is set aside.",
     ),
     "WRPO-D030": Entry(
         "no prompt has a response to learn from",

@@ -38,7 +38,7 @@ MODELS = {
     "WRPO-M007": Entry(
         "the model brings code of its own",
         "config.json has an auto_map, and trust_remote_code is false.",
-        "Read that code, then set trust_remote_code with a pinned revision, or choose another model.",
+        "Read that code, then set trust_remote_code and code_sha256 with a pinned revision, or choose another model.",
     ),
     "WRPO-M008": Entry(
         "more tokens than the model has positions",
@@ -90,6 +90,35 @@ MODELS = {
         "no language model",
         "Sources and target write text; config.json names an architecture that does not.",
         "Name a causal language model.",
+    ),
+    "WRPO-M018": Entry(
+        "a file of a model is not the one that the hub lists",
+        "Its hash is another one, also after it was fetched again: the download or the disk is broken, or somebody has "
+        "changed it.",
+        "Remove the file that the message names and fetch the model again; if it stays so, do not use the model.",
+    ),
+    "WRPO-M019": Entry(
+        "code of a model that is not known by its hash",
+        "With trust_remote_code every Python file of the model must stand in code_sha256, so that nothing runs but "
+        "what was read.",
+        "Read the files; if they may run, copy the line of the message into the model's section.",
+    ),
+    "WRPO-M020": Entry(
+        "a model asks for code or for another model",
+        "A file of its settings names code of another repository, a kernel that would be fetched and run, or the model "
+        "that an adapter belongs to; none of them is pinned by revision or hash.",
+        "Take it out of the file if the model works without it, merge the adapter, or choose another model.",
+    ),
+    "WRPO-M021": Entry(
+        "a model is not in the store of models",
+        "`models.store` is set, so that the run reads the hub's models there and asks the hub for nothing.",
+        "`wrpo-ray fetch CONFIG` puts them there.",
+    ),
+    "WRPO-M022": Entry(
+        "the chat template takes more than it may, or tries what none may",
+        "Templates are other people's programs: each rendering has limits of CPU time, memory and length, and a "
+        "sandbox without files and modules.",
+        "Name another template in chat_template; do not use a model whose own template does this.",
     ),
     "WRPO-M030": Entry(
         "the reward model is broken",

@@ -22,7 +22,7 @@ from wrpo_ray.config import ModelConfig
 from wrpo_ray.config_benchmarks import LmEvalConfig
 from wrpo_ray.engines.vllm_engine import CPU_ENVIRONMENT, engine_arguments
 from wrpo_ray.errors import ConfigError
-from wrpo_ray.models import load_tokenizer, local_model
+from wrpo_ray.models import on_node, tokenizer_of
 from wrpo_ray.redaction import last_line
 from wrpo_ray.versions import installed
 
@@ -119,12 +119,10 @@ def _task_manager(section: LmEvalConfig) -> Any:
 def backend_arguments(job: LmEvalJob, place: Path) -> dict[str, Any]:
     """Return the arguments of the harness's backend; a tokenizer with another chat template is made in `place`."""
     model, section = job.model, job.section
-    path = local_model(model.path)
+    path = on_node(model).path
     own: dict[str, Any] = {"pretrained": path, "trust_remote_code": model.trust_remote_code}
-    if model.revision:
-        own["revision"] = model.revision
     if model.chat_template:
-        load_tokenizer(model.path, model.revision, model.chat_template, model.trust_remote_code).save_pretrained(place)
+        tokenizer_of(model).save_pretrained(place)
         own["tokenizer"] = str(place)
     if section.backend == "hf":
         own |= {"dtype": model.engine.dtype, "device": "cuda" if job.num_gpus else "cpu"}
@@ -137,7 +135,7 @@ def backend_arguments(job: LmEvalJob, place: Path) -> dict[str, Any]:
 def _vllm_arguments(job: LmEvalJob) -> dict[str, Any]:
     """Return the target's `engine` section as the sampling steps understand it; the harness hands it to vLLM."""
     arguments = engine_arguments(job.model, job.model.engine, job.num_gpus)
-    for name in ("model", "revision", "tokenizer_revision", "trust_remote_code"):
+    for name in ("model", "trust_remote_code"):
         arguments.pop(name)
     return {**arguments, "seed": job.seed}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from wrpo_ray.config import FuseConfig, ModelFiles
 from wrpo_ray.config_rules import model_sections
 from wrpo_ray.errors import ConfigError, ModelError, Problem, StorageError
-from wrpo_ray.models import in_object_store, is_local, local_model
+from wrpo_ray.model_paths import in_object_store, is_local
+from wrpo_ray.models import local_model
 from wrpo_ray.planning.known_models import KNOWN, known_shape
 from wrpo_ray.planning.shapes import ModelShape, shape_of, stored_parameters
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.errors import ConfigError, Problem
+from wrpo_ray.model_store import stored_if_there
 from wrpo_ray.planning.fit import Fit
 from wrpo_ray.planning.lengths import Lengths, find_lengths
 from wrpo_ray.planning.lookup import FoundShape, find_shapes
@@ -127,7 +128,7 @@ def plan_run(config: FuseConfig) -> RunPlan:
     Raises ConfigError for a model, accelerator or quantization that is not known and for a step that the cluster can
     never hold; DataError when prompts have to be measured and cannot be.
     """
-    shapes, lengths = find_shapes(config), find_lengths(config)
+    shapes, lengths = find_shapes(stored_if_there(config)), find_lengths(config)
     return place_stages(config, build_stages(config, shapes, lengths), lengths, shapes)
 
 

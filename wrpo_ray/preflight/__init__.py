@@ -10,6 +10,7 @@ from wrpo_ray.config import FuseConfig, ModelFiles, PromptsConfig, VerifierRewar
 from wrpo_ray.config_endpoint_rules import endpoint_sections
 from wrpo_ray.config_rules import model_sections
 from wrpo_ray.errors import ConfigError, DataError, Problem
+from wrpo_ray.model_store import stored
 from wrpo_ray.preflight.benchmarks import check_files, check_lm_eval, check_tokens
 from wrpo_ray.preflight.endpoint import check_endpoint
 from wrpo_ray.preflight.judge import check_judge
@@ -20,6 +21,7 @@ from wrpo_ray.preflight.model_folder import (
     check_max_model_len,
     check_remote_code,
     check_reward,
+    check_trust,
     check_weights,
     locate_model,
 )
@@ -40,7 +42,7 @@ class Checked:
 
 def check_run(config: FuseConfig) -> list[Problem]:
     """Return every problem of the run's models and prompts."""
-    models, data, _ = _check(config)
+    models, data, _ = _check(stored(config))
     return [*models, *data]
 
 
@@ -49,7 +51,7 @@ def require_runnable(config: FuseConfig) -> Checked:
 
     Raises one error with every problem: ConfigError if a model is among them, DataError if only prompts are.
     """
-    models, data, sets = _check(config)
+    models, data, sets = _check(stored(config))
     title = f"run {config.run.name} cannot start"
     if models:
         raise ConfigError.of(title, [*models, *data])
@@ -90,6 +92,10 @@ def _check_models(config: FuseConfig) -> tuple[list[Problem], dict[str, ChatToke
             problems.append(found)
             continue
         problems.extend(_check_facts(config, place, files, found))
+        if untrusted := list(check_trust(place, files, found)):
+            # Nothing of it is loaded, not even its tokenizer.
+            problems.extend(untrusted)
+            continue
         chat = check_tokenizer(place, files, found)
         if isinstance(chat, Problem):
             problems.append(chat)

@@ -17,7 +17,11 @@ from wrpo_ray.config import (
     VllmRewardConfig,
 )
 from wrpo_ray.errors import ModelError, Problem, StorageError
-from wrpo_ray.models import in_object_store, is_local, local_model
+from wrpo_ray.hub_errors import HubError, Reason
+from wrpo_ray.hub_models import Kind, commit_of, hub_folder, read_record
+from wrpo_ray.model_paths import in_object_store, is_local
+from wrpo_ray.model_trust import check_settings, unknown_code
+from wrpo_ray.models import local_model
 from wrpo_ray.prompt_files import shown
 from wrpo_ray.storage.location import locate
 
@@ -38,8 +42,6 @@ class ModelFacts:
     folder: Path
     config: dict[str, Any]
     names: frozenset[str]
-    is_whole: bool
-    """Whether every small file lies in `folder`; those of a hub model may still have to be fetched."""
 
     @property
     def text_config(self) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def locate_model(place: str, files: ModelFiles) -> ModelFacts | Problem:
             return Problem(f"{place}.path", files.path, rule, _convert(".gguf"), "WRPO-M006")
         fix = "name a folder in Hugging Face format"
         return Problem(f"{place}.path", files.path, "the folder holds no config.json", fix, "WRPO-M003")
-    return _facts(place, files, folder, frozenset(path.name for path in folder.iterdir()), is_whole=True)
+    return _facts(place, files, folder, frozenset(path.name for path in folder.iterdir()))
 
 
 def _locate_in_store(place: str, files: ModelFiles) -> ModelFacts | Problem:
@@ -81,71 +83,25 @@ def _locate_in_store(place: str, files: ModelFiles) -> ModelFacts | Problem:
         names = frozenset(entry.relative_to(root) for entry in root.walk())
     except (ModelError, StorageError) as error:
         return Problem(f"{place}.path", files.path, error.message, error.help or "correct the path", error.code)
-    return _facts(place, files, folder, names, is_whole=True)
+    return _facts(place, files, folder, names)
 
 
 def _locate_on_hub(place: str, files: ModelFiles) -> ModelFacts | Problem:
-    from huggingface_hub import errors as hub_errors
-    from huggingface_hub import hf_hub_download
-
+    """Fetch a model's small files from the hub, or find them in its cache; the names of its weights are enough here."""
     try:
-        folder = Path(hf_hub_download(files.path, "config.json", revision=files.revision)).parent
-    except hub_errors.HFValidationError:
-        rule = "neither a folder nor a hub name of the form organisation/name"
-        return Problem(f"{place}.path", files.path, rule, "correct the path", "WRPO-M002")
-    except hub_errors.GatedRepoError:
-        rule = "the hub gives this model only to accounts that accepted its terms"
-        fix = "accept them on its page and log in with `hf auth login`"
-        return Problem(f"{place}.path", files.path, rule, fix, "WRPO-M012")
-    except hub_errors.RevisionNotFoundError:
-        return Problem(
-            f"{place}.revision", str(files.revision), "no such revision on the hub", "correct it", "WRPO-M011"
-        )
-    except hub_errors.LocalEntryNotFoundError as error:
-        return _out_of_reach(f"{place}.path", files, error)
-    except hub_errors.EntryNotFoundError:
-        rule = "the hub model holds no config.json"
-        return Problem(f"{place}.path", files.path, rule, "name another model", "WRPO-M003")
-    except hub_errors.RepositoryNotFoundError:
-        rule = "no such folder, and no such model on the hub (or it is private)"
-        return Problem(
-            f"{place}.path", files.path, rule, "correct the path, or log in with `hf auth login`", "WRPO-M011"
-        )
-    except OSError as error:
-        return _out_of_reach(f"{place}.path", files, error)
-    names = _names_on_hub(files)
-    if names is None:
-        return _facts(place, files, folder, frozenset(path.name for path in folder.iterdir()), is_whole=True)
-    return _facts(place, files, folder, names, is_whole=False)
+        commit = commit_of(files.path, files.revision)
+        folder = hub_folder(files.path, commit, Kind(weights=False, code=True))
+    except HubError as error:
+        field, rule, fix, code = error.reason or Reason("path", error.message, error.help or "", error.code)
+        value = str(files.revision) if field == "revision" else files.path
+        return Problem(f"{place}.{field}", value, rule, fix, code)
+    except (ModelError, StorageError) as error:
+        return Problem(f"{place}.path", files.path, error.message, error.help or "fetch it again", error.code)
+    record = read_record(folder) or {"names": ()}
+    return _facts(place, files, folder, frozenset(record["names"]))
 
 
-def _out_of_reach(field: str, files: ModelFiles, error: BaseException) -> Problem:
-    """Return why a model is neither cached nor fetched: the hub's answer if there was one."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    status = getattr(response, "status_code", None)
-    if status in (401, 403):
-        rule = f"the hub refuses access (HTTP {status})"
-        fix = "correct the token in HF_TOKEN or log in with `hf auth login`; the account needs access to this model"
-        return Problem(field, files.path, rule, fix, "WRPO-M012")
-    if status is not None:
-        return Problem(field, files.path, f"the hub answers HTTP {status}", "try again later", "WRPO-M013")
-    rule = "no such folder, and the hub's copy is neither cached nor within reach"
-    fix = f"correct the path, or fetch it where there is a network: hf download {files.path}"
-    return Problem(field, files.path, rule, fix, "WRPO-M013")
-
-
-def _names_on_hub(files: ModelFiles) -> frozenset[str] | None:
-    """Return the names of a hub model's files, or None where there is no network: then its cached copy must do."""
-    from huggingface_hub import errors as hub_errors
-    from huggingface_hub import list_repo_files
-
-    try:
-        return frozenset(list_repo_files(files.path, revision=files.revision))
-    except (OSError, hub_errors.HTTPError):  # pyright: ignore[reportPrivateImportUsage]
-        return None
-
-
-def _facts(place: str, files: ModelFiles, folder: Path, names: frozenset[str], is_whole: bool) -> ModelFacts | Problem:
+def _facts(place: str, files: ModelFiles, folder: Path, names: frozenset[str]) -> ModelFacts | Problem:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -154,7 +110,7 @@ def _facts(place: str, files: ModelFiles, folder: Path, names: frozenset[str], i
     if not isinstance(config, dict):
         rule = "config.json must hold an object"
         return Problem(f"{place}.path", files.path, rule, "fetch the model again", "WRPO-M003")
-    return ModelFacts(folder, config, names, is_whole)
+    return ModelFacts(folder, config, names)
 
 
 def check_weights(place: str, facts: ModelFacts) -> Iterator[Problem]:
@@ -212,8 +168,15 @@ def check_remote_code(place: str, files: ModelFiles, facts: ModelFacts) -> Itera
     if facts.config.get("model_type") in CONFIG_MAPPING and not own_head:
         return
     rule = f"the model runs code of its own ({shown(sorted(auto_map))}), and trust_remote_code is false"
-    fix = "read that code; then set trust_remote_code: true with a pinned revision, or choose another model"
+    fix = "read that code; then set trust_remote_code, code_sha256 and a pinned revision, or choose another model"
     yield Problem(f"{place}.trust_remote_code", "false", rule, fix, "WRPO-M007")
+
+
+def check_trust(place: str, files: ModelFiles, facts: ModelFacts) -> Iterator[Problem]:
+    """Yield a problem for code that would run without being known by its hash, and for code that nobody named."""
+    if files.trust_remote_code and (problem := unknown_code(facts.folder, files.code_sha256, place)):
+        yield problem
+    yield from check_settings(place, files.path, facts.folder, facts.names, files.trust_remote_code)
 
 
 def _max_positions(facts: ModelFacts) -> int | None:

@@ -40,9 +40,10 @@ def check_tokenizer(place: str, files: ModelFiles, facts: ModelFacts) -> ChatTok
         chat.encode_prompt(_GREETING)
         chat.encode_conversation(_GREETING, "Hi")
     except (ModelError, DataError, jinja2.TemplateError, TypeError) as error:
+        stopped = isinstance(error, DataError) and error.code == "WRPO-D023"
         rule = f"the chat template fails on a plain conversation: {error}"
         fix = "name a working template in chat_template"
-        return Problem(f"{place}.chat_template", _origin(files), rule, fix, "WRPO-M015")
+        return Problem(f"{place}.chat_template", _origin(files), rule, fix, "WRPO-M022" if stopped else "WRPO-M015")
     return chat
 
 
@@ -106,7 +107,7 @@ def _without_generation_tags(text: str) -> str:
 
 def _check_template_present(place: str, files: ModelFiles, facts: ModelFacts) -> Problem | None:
     """Look for the template in the model's files, so that the message can say where it was expected."""
-    if files.chat_template is not None or not facts.is_whole:
+    if files.chat_template is not None:
         return None
     if "chat_template.jinja" in facts.names:
         path = facts.folder / "chat_template.jinja"

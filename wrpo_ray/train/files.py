@@ -7,15 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from wrpo_ray.config import ModelFiles
-from wrpo_ray.models import local_model
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
-
-
-def on_node(files: ModelFiles) -> ModelFiles:
-    """Return the model section with a path that this node can read."""
-    return files.model_copy(update={"path": local_model(files.path)})
 
 
 def node_root(out: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from wrpo_ray.config import FuseConfig, ModelFiles
 from wrpo_ray.errors import ModelError
-from wrpo_ray.models import is_local
+from wrpo_ray.model_paths import is_local
 from wrpo_ray.objectives import needs_reference
 from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.ledger import pending
@@ -101,6 +101,7 @@ def model_files(config: FuseConfig, model_path: str) -> ModelFiles:
         revision=target.revision if own else None,
         # The code of a trained model is the one that came with the target.
         trust_remote_code=target.trust_remote_code,
+        code_sha256=target.code_sha256,
         chat_template=str(locate(target.chat_template)) if own and target.chat_template else None,
     )
 

@@ -17,6 +17,7 @@ import torch.distributed as distributed
 
 from wrpo_ray.batching import StepPlan, epoch_order, plan_step
 from wrpo_ray.config import WRPOConfig
+from wrpo_ray.models import on_node, on_node_for_good
 from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import stable_hash
 from wrpo_ray.storage.manifest import FileEntry, read_manifest
@@ -24,7 +25,7 @@ from wrpo_ray.train import resume
 from wrpo_ray.train.background import CheckpointWriter
 from wrpo_ray.train.collate import Collate
 from wrpo_ray.train.engine_settings import zero_stage
-from wrpo_ray.train.files import on_node, replace_folder
+from wrpo_ray.train.files import replace_folder
 from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.lora import ADAPTER, add_adapters, count_parameters, merged, save_adapter
 from wrpo_ray.train.metrics import TENSORBOARD, MetricsWriter
@@ -132,7 +133,7 @@ def set_up(job: TrainJob, ranks: Ranks, attempt: resume.Attempt) -> Worker:
 
     seed_everything(stable_hash("train", job.seed, job.kind) % 2**32)
     with zero.sharded_loading(job.train):
-        policy = load_policy(on_node(job.model), job.train)
+        policy = load_policy(on_node_for_good(job.model), job.train)
     if job.train.lora:
         add_adapters(policy.model, job.train.lora, stable_hash("lora", job.seed, job.kind) % 2**32)
         log.info("%s: %d of %d parameters are trained", job.kind, *count_parameters(policy.model))

@@ -24,10 +24,10 @@ def load_model(files: ModelFiles, train: TrainConfig) -> PreTrainedModel:
     _refuse_dropped_soft_cap(files, train)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         files.path,
-        revision=files.revision,
         trust_remote_code=files.trust_remote_code,
         dtype=torch.bfloat16 if train.precision == "bf16" else torch.float32,
         attn_implementation=train.attention,
+        use_safetensors=True,
     )
     if train.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -37,9 +37,7 @@ def load_model(files: ModelFiles, train: TrainConfig) -> PreTrainedModel:
 
 def _refuse_dropped_soft_cap(files: ModelFiles, train: TrainConfig) -> None:
     """transformers 5.19 hands the cap to its SDPA function, which ignores it (integrations/sdpa_attention.py)."""
-    config = AutoConfig.from_pretrained(
-        files.path, revision=files.revision, trust_remote_code=files.trust_remote_code
-    ).get_text_config()
+    config = AutoConfig.from_pretrained(files.path, trust_remote_code=files.trust_remote_code).get_text_config()
     cap = getattr(config, "attn_logit_softcapping", None)
     if cap is not None and train.attention == "sdpa":
         raise ModelError(

@@ -8,12 +8,11 @@ from typing import Any
 
 from wrpo_ray.chat import ChatTokenizer
 from wrpo_ray.config import ModelFiles, TrainConfig
-from wrpo_ray.models import tokenizer_of
+from wrpo_ray.models import on_node, tokenizer_of
 from wrpo_ray.schema import Quadruple, SFTExample, to_rows
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import FileEntry
 from wrpo_ray.storage.tables import parquet_entries, read_verified
-from wrpo_ray.train.files import on_node
 from wrpo_ray.train.job import Kind
 from wrpo_ray.train.reference_join import ReferenceJoin
 from wrpo_ray.train.sampler_reference import (

@@ -18,13 +18,13 @@ import torch
 
 from wrpo_ray.config import WRPOConfig
 from wrpo_ray.errors import DataError
+from wrpo_ray.models import on_node_for_good
 from wrpo_ray.redaction import redact_logs
 from wrpo_ray.schema import ReferenceLogps, to_table
 from wrpo_ray.storage.ledger import Finished, Shard, commit, finish, pending
 from wrpo_ray.storage.range_plan import ItemList, RangeShard, planned_ranges
 from wrpo_ray.train.collate import Collate
 from wrpo_ray.train.engine_settings import zero_stage
-from wrpo_ray.train.files import on_node
 from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.model import load_policy
 from wrpo_ray.train.ranks import Ranks, current_ranks
@@ -109,7 +109,7 @@ def agrees_with_sampler(
 def frozen_policy(job: TrainJob, device: torch.device) -> tuple[Scorer, bool]:
     """Return the model ready for forward passes, and whether it shares prompts: whole, or under ZeRO 3 in shards."""
     if zero_stage(job.train) < 3:
-        policy = load_policy(on_node(job.model), job.train).to(device)
+        policy = load_policy(on_node_for_good(job.model), job.train).to(device)
         policy.eval()
         return policy, policy.share_prompts
     # DeepSpeed looks for accelerators when it is imported and would take a GPU that this worker was not given.
@@ -119,7 +119,7 @@ def frozen_policy(job: TrainJob, device: torch.device) -> tuple[Scorer, bool]:
     # The reference is shared by runs that train with and without it, so its own numbers are exact.
     train = job.train.model_copy(update={"zero_quantized_weights": False})
     with zero.sharded_loading(train):
-        policy = load_policy(on_node(job.model), train)
+        policy = load_policy(on_node_for_good(job.model), train)
     return zero.start_inference_engine(policy, train), policy.share_prompts
 
 
