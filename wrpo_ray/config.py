@@ -14,6 +14,7 @@ from wrpo_ray.config_ablation import AblationConfig
 from wrpo_ray.config_allocation import RunSamplingConfig
 from wrpo_ray.config_base import Fraction, Frozen, NonNegativeFloat, PositiveFloat, PositiveInt, Slug
 from wrpo_ray.config_benchmarks import BenchmarksConfig, LmEvalConfig, SafetyConfig
+from wrpo_ray.config_cluster import ClusterConfig
 from wrpo_ray.config_evaluation import JudgeConfig
 from wrpo_ray.config_faults import FaultsConfig, RowsConfig
 from wrpo_ray.config_models import AnySource, EngineConfig, ModelConfig, ModelFiles, ResourcesConfig, SamplingConfig
@@ -298,3 +299,5 @@ class FuseConfig(Frozen):
     planning: PlanningConfig = PlanningConfig()
     sampling: RunSamplingConfig = RunSamplingConfig()
     ablation: AblationConfig = AblationConfig()
+    cluster: ClusterConfig | None = None
+    """Read by `wrpo-ray cluster render` alone."""
