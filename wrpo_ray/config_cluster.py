@@ -44,7 +44,7 @@ class NodesConfig(PlacementConfig):
     """The nodes with one accelerator type, or (CPU) those without any."""
 
     gpus: PositiveInt | None = None
-    """GPUs of one node; none takes the machine's, 8 where it is not known."""
+    """GPUs of one node; none takes the machine's."""
     min_nodes: NonNegativeInt = 0
     """Nodes that stay even when nothing uses them."""
     max_nodes: PositiveInt | None = None
@@ -168,7 +168,7 @@ class ClusterConfig(Frozen):
 
     image: Image | None = None
     """Container image with wrpo_ray, by digest or by a tag other than latest; required to render."""
-    workdir: AbsolutePath = "/app"
+    workdir: AbsolutePath = "/opt/wrpo_ray"
     """Folder of the image with jobs/fuse.py; relative paths of the config are below it."""
     shared_paths: tuple[AbsolutePath, ...] = ()
     """Folders that every node sees under the same path: parts of the image. Those of kuberay.volumes are known."""
@@ -185,7 +185,7 @@ class ClusterConfig(Frozen):
     max_retries: NonNegativeInt = 3
     """Attempts after the first, each on a new cluster; each resumes from run.root."""
     time_limit_hours: PositiveFloat | None = None
-    """The job is ended after so long, all attempts together; none: no limit."""
+    """An attempt that takes longer ends the job; none: no limit."""
     idle_minutes: PositiveFloat = 5.0
     """A node goes when nothing has used it for so long; loading the next model is use."""
     kuberay: KubeRayConfig = KubeRayConfig()

@@ -11,7 +11,6 @@ from wrpo_ray.cluster_render.job import in_store, is_hub_name, paths, spelled_ou
 from wrpo_ray.config import FuseConfig, OpenAISourceConfig
 from wrpo_ray.config_cluster import ClusterConfig, GcsConfig
 from wrpo_ray.errors import ConfigError, Problem
-from wrpo_ray.redaction import has_secret, is_secret_name
 
 # Kueue takes at most eight sets of pods in a workload; head and submitter are two of them.
 _MOST_QUEUED_GROUPS = 6
@@ -69,13 +68,9 @@ def _paths(config: FuseConfig, cluster: ClusterConfig, target: str) -> Iterator[
 
 def _environment(config: FuseConfig, cluster: ClusterConfig, target: str) -> Iterator[Problem]:
     for name, value in cluster.env.items():
-        if is_secret_name(name) or has_secret(value, {}):
-            rule = "looks like a secret, and manifests are read by many"
-            fix = "put it into a Kubernetes Secret and name that in cluster.secrets"
-            yield Problem(f"cluster.env.{name}", "(not shown)", rule, fix, "WRPO-C114")
         if name in _OPERATORS_OWN:
-            fix = "remove it"
-            yield Problem(f"cluster.env.{name}", value, "is set by whoever starts the cluster", fix, "WRPO-C114")
+            rule, fix = "is set by what starts the cluster", "remove it"
+            yield Problem(f"cluster.env.{name}", value, rule, fix, "WRPO-C114")
     wanted = [source for source in config.sources if isinstance(source, OpenAISourceConfig) and source.api_key_env]
     if wanted and not cluster.secrets and target == "kuberay":
         rule = "no Secret is named that could hold this key"

@@ -81,7 +81,7 @@ def find_groups(config: FuseConfig, cluster: ClusterConfig) -> list[Group]:
 def _groups(config: FuseConfig, cluster: ClusterConfig) -> Iterator[Group | Problem]:
     for accelerator, count in limits(config).items():
         settings = cluster.nodes.get(accelerator, NodesConfig())
-        shape = node_shape(cluster, accelerator, settings)
+        shape = node_shape(cluster, accelerator, settings, f"cluster.nodes.{accelerator}")
         if isinstance(shape, Problem):
             yield shape
             continue
@@ -129,22 +129,20 @@ def _split(accelerator: str, shape: Machine, settings: NodesConfig, nodes: int) 
         yield group("", min(settings.min_nodes, kept), kept, False, 0)
 
 
-def node_shape(cluster: ClusterConfig, accelerator: str, given: PlacementConfig) -> Machine | Problem:
-    """Return what one pod of a node has: as given, or nine tenths of the usual machine."""
+def node_shape(cluster: ClusterConfig, accelerator: str, given: PlacementConfig, place: str) -> Machine | Problem:
+    """Return what one pod of a node has: as given at `place`, or nine tenths of the usual machine."""
     usual = usual_machine(cluster.cloud, accelerator)
-    gpus = given.gpus if isinstance(given, NodesConfig) else None
     if given.instance_type and usual and given.instance_type != usual.instance_type:
         usual = None
+    gpus = 0 if accelerator == CPU else (isinstance(given, NodesConfig) and given.gpus) or (usual and usual.gpus)
     cpus = given.cpus or (usual and _most_of(usual.cpus))
     memory_gb = given.memory_gb or (usual and _most_of(usual.memory_gb))
-    if not cpus or not memory_gb:
-        rule = f"the usual {accelerator} machine of `cluster.cloud: {cluster.cloud}` is not known, or another is named"
-        return Problem(
-            f"cluster.nodes.{accelerator}", "(no cpus, no memory_gb)", rule,
-            "set cpus, memory_gb and gpus of one node, or the cloud", "WRPO-C111",
-        )  # fmt: skip
-    instance = given.instance_type or (usual.instance_type if usual else "")
-    return Machine(instance, 0 if accelerator == CPU else gpus or (usual.gpus if usual else 8), cpus, memory_gb)
+    if not cpus or not memory_gb or gpus is None:
+        value = given.instance_type or f"the usual {accelerator} machine of `cloud: {cluster.cloud}`"
+        wanted = ["cpus", "memory_gb", *(["gpus"] if accelerator != CPU else [])]
+        fix = f"set {', '.join(wanted)} of one node, or cluster.cloud"
+        return Problem(place, value, "what this machine has is not known", fix, "WRPO-C111")
+    return Machine(given.instance_type or (usual.instance_type if usual else ""), gpus, cpus, memory_gb)
 
 
 def _most_of(count: int) -> int:

@@ -132,7 +132,7 @@ def _gcs(gcs: GcsConfig) -> Manifest:
 
 
 def _head(job: Job) -> Manifest:
-    shape = node_shape(job.cluster, CPU, job.cluster.head)
+    shape = node_shape(job.cluster, CPU, job.cluster.head, "cluster.head")
     if isinstance(shape, Problem):
         raise ConfigError.of("cannot render the head", [shape])
     # No CPUs for work: what runs there would take memory from the driver, and the job ends with it.

@@ -66,7 +66,9 @@ def worker_template(job: Job, group: Group, cache_gb: int | None) -> Manifest:
     needs = quantities(group.cpus, group.memory_gb, kuberay.scratch_gb + own_disk) | extra
     container = _container("ray-worker", job, needs)
     container["volumeMounts"].append({"name": "model-cache", "mountPath": CACHE})
-    selector = _selector(group.settings, group.instance_type)
+    # Any node without GPUs will do, unless one was named.
+    instance = group.instance_type if group.gpus else group.settings.instance_type
+    selector = _selector(group.settings, instance or "")
     tolerations = list(group.settings.tolerations)
     if group.gpus:
         tolerations.append(TolerationConfig(key=gpu_resource(group.accelerator), effect="NoSchedule"))
