@@ -25,7 +25,7 @@ CLUSTERS = {
     ),
     "WRPO-C113": Entry(
         "a path would not be seen by all nodes",
-        "Pods share object storage, the Hugging Face hub, the image (cluster.shared_paths) and volumes that are mounted "
+        "Pods share object storage, the Hugging Face hub, the image (cluster.shared_paths) and volumes mounted "
         "on all of them (cluster.kuberay.volumes), nothing else. A run resumes on a new cluster only from there.",
         "Use s3://bucket/prefix or gs://bucket/prefix, or name the folder in cluster.shared_paths if it is part of the "
         "image.",
