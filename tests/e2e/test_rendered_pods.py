@@ -1,0 +1,140 @@
+"""The rendered pods, brought up without Kubernetes: each has its own root, read-only but for what the manifest mounts.
+
+Head, worker and submitter run the manifest's environment, user, folders and entrypoint, on loopback alone: no address
+outside can be reached. What KubeRay adds (the `ray start` lines, the token, the submitter's command) is as its
+documentation has it. The image is a stand-in: this machine's packages, and the repository at the image's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster_schemas import pods
+from wrpo_ray.cluster_render.command import rendered
+from wrpo_ray.cluster_render.overlay import overrides_of
+from wrpo_ray.config_file import load_config
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = Path(sys.executable).parent
+SITE = (
+    *overrides_of(str(ROOT / "cluster/sites/eks_smoke.yaml")),
+    "cluster.kuberay.queue=null",
+    "cluster.kuberay.volumes=[{claim: shared, path: /shared}]",
+    "cluster.kuberay.cache={size_gb: 1}",
+    "cluster.kuberay.scratch_gb=2",
+    "run.root=/shared/runs",
+)
+IMAGE = "/opt/wrpo_ray"
+HEAD, WORKER = "10.9.0.1", "10.9.0.2"
+# Two nodes on one network must not choose the same ports.
+PORTS = "--min-worker-port=0 --max-worker-port=0 --disable-usage-stats"
+CAN_MOUNT = os.geteuid() == 0 and shutil.which("unshare") and shutil.which("setpriv")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CAN_MOUNT, reason="needs root, unshare and setpriv"),
+    pytest.mark.timeout(900),
+]
+# Everything inside has network and process ids of its own: what is left at the end goes with the first process.
+TOGETHER = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-euc"]
+
+
+def pod_script(pod: dict[str, Any], command: str, folders: dict[str, Path], token: str) -> str:
+    """Return the commands that run `command` in the one container of a pod; folders: of claims and config maps."""
+    spec = pod["spec"]
+    container, user = spec["containers"][0], spec["securityContext"]["runAsUser"]
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    kinds = {volume["name"]: volume for volume in spec["volumes"]}
+    # Without a folder of its own a container starts in the image's.
+    workdir = container.get("workingDir", IMAGE)
+    mounts = [
+        _mount(mount, kinds[mount["name"]], folders.get(mount["name"]), user) for mount in container["volumeMounts"]
+    ]
+    places = [IMAGE, *(mount["mountPath"] for mount in container["volumeMounts"])]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    environment |= {"PATH": f"{PACKAGES}:/usr/bin:/bin:/usr/sbin", "PYTHONPATH": IMAGE}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "OMP_NUM_THREADS": "1"}
+    variables = " ".join(shlex.quote(f"{name}={value}") for name, value in environment.items())
+    inner = f"cd {workdir}; {command}"
+    return f"""
+        mount --make-rprivate /
+        pod=$(mktemp -d); mount -t tmpfs tmpfs $pod; mkdir $pod/upper $pod/work $pod/root
+        mount -t overlay overlay -o lowerdir=/,upperdir=$pod/upper,workdir=$pod/work $pod/root
+        mkdir -p {" ".join(f"$pod/root{place}" for place in places)}
+        chmod 755 $pod/root/root; mount -o remount,ro $pod/root
+        for each in proc sys dev; do mount --rbind /$each $pod/root/$each; done
+        mount --bind {ROOT} $pod/root{IMAGE}; mount -o remount,bind,ro $pod/root{IMAGE}
+        {chr(10).join(mounts)}
+        exec chroot $pod/root setpriv --reuid {user} --regid {user} --clear-groups --no-new-privs --inh-caps=-all \\
+            --bounding-set=-all env -i {variables} bash -c {shlex.quote(inner)}
+    """
+
+
+def _mount(mount: dict[str, Any], volume: dict[str, Any], folder: Path | None, user: int) -> str:
+    place = f"$pod/root{mount['mountPath']}"
+    if "emptyDir" in volume:
+        size = volume["emptyDir"]["sizeLimit"].removesuffix("i")
+        return f"mount -t tmpfs -o size={size},mode=1777,uid={user},gid={user} tmpfs {place}"
+    read_only = f"; mount -o remount,bind,ro {place}" if mount.get("readOnly") else ""
+    return f"mount --bind {folder} {place}{read_only}"
+
+
+def start_lines(ray_job: dict[str, Any]) -> dict[str, str]:
+    """Return what each pod does, as KubeRay would have it."""
+    cluster = ray_job["spec"]["rayClusterSpec"]
+    group = cluster["workerGroupSpecs"][0]
+    return {
+        "head": f"ray start --head --block --node-ip-address={HEAD} --port=6379 --dashboard-host={HEAD} {PORTS} "
+        f"--num-cpus={cluster['headGroupSpec']['rayStartParams']['num-cpus']} --object-store-memory=200000000",
+        "worker": f"until ray health-check --address={HEAD}:6379 2>/dev/null; do sleep 1; done; "
+        f"ray start --block --address={HEAD}:6379 --node-ip-address={WORKER} --dashboard-agent-listen-port=52366 "
+        f"--num-cpus={group['resources']['CPU']} {PORTS} --object-store-memory=400000000",
+        "submitter": f"until ray job list --address=http://{HEAD}:8265 >/dev/null 2>&1; do sleep 1; done; "
+        f"ray job submit --address=http://{HEAD}:8265 --submission-id=job -- {ray_job['spec']['entrypoint']}",
+    }
+
+
+def bring_up(objects: list[dict[str, Any]], folder: Path, shared: Path) -> subprocess.CompletedProcess[str]:
+    """Run all pods of a job until the submitter ends; their logs are in `folder`."""
+    config, ray_job = objects[0], objects[-1]
+    (folder / "config").mkdir()
+    for name, text in config["data"].items():
+        (folder / "config" / name).write_text(text)
+    lines = start_lines(ray_job)
+    folders = {"run-config": folder / "config", "shared": shared}
+    for pod in pods(ray_job):
+        role = pod["metadata"]["labels"]["wrpo-ray/role"]
+        (folder / f"{role}.sh").write_text(pod_script(pod, lines[role], folders, "0123456789abcdef" * 2))
+    outer = f"""
+        cd {folder}; ip link set lo up; ip address add {HEAD}/32 dev lo; ip address add {WORKER}/32 dev lo
+        for role in head worker; do unshare --mount bash -eu $role.sh > $role.log 2>&1 & done
+        unshare --mount bash -eu submitter.sh
+    """
+    command = ["nice", "-n", "19", *TOGETHER, outer]
+    return subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+
+
+def test_the_smallest_run_goes_through_in_pods_that_may_do_next_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    texts = rendered(load_config("jobs/configs/smoke.yaml", SITE), "kuberay", "x")
+    objects = [found for text in texts.values() for found in yaml.safe_load_all(text)]
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    done = bring_up(objects, tmp_path, shared)
+    logs = "".join(f"\n== {name}\n{(tmp_path / name).read_text()[-3000:]}" for name in ("head.log", "worker.log"))
+    assert done.returncode == 0, f"{done.stdout[-6000:]}{done.stderr[-3000:]}{logs}"
+    run = shared / "runs" / "smoke"
+    assert len(list(run.glob("export/*/manifest.json"))) == 1
+    assert {path.stat().st_uid for path in run.rglob("*")} == {1000}
+    assert "quadruples from" in done.stdout
