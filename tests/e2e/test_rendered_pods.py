@@ -38,11 +38,7 @@ HEAD, WORKER = "10.9.0.1", "10.9.0.2"
 # Two nodes on one network must not choose the same ports.
 PORTS = "--min-worker-port=0 --max-worker-port=0 --disable-usage-stats"
 CAN_MOUNT = os.geteuid() == 0 and shutil.which("unshare") and shutil.which("setpriv")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CAN_MOUNT, reason="needs root, unshare and setpriv"),
-    pytest.mark.timeout(900),
-]
+pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="needs root, unshare and setpriv")
 # Everything inside has network and process ids of its own: what is left at the end goes with the first process.
 TOGETHER = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-euc"]
 
@@ -66,7 +62,8 @@ def pod_script(pod: dict[str, Any], command: str, folders: dict[str, Path], toke
     inner = f"cd {workdir}; {command}"
     return f"""
         mount --make-rprivate /
-        pod=$(mktemp -d); mount -t tmpfs tmpfs $pod; mkdir $pod/upper $pod/work $pod/root
+        pod=$(mktemp -d -p "$(realpath "$(dirname "$0")")"); mount -t tmpfs tmpfs $pod
+        mkdir $pod/upper $pod/work $pod/root
         mount -t overlay overlay -o lowerdir=/,upperdir=$pod/upper,workdir=$pod/work $pod/root
         mkdir -p {" ".join(f"$pod/root{place}" for place in places)}
         chmod 755 $pod/root/root; mount -o remount,ro $pod/root
@@ -102,39 +99,78 @@ def start_lines(ray_job: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def bring_up(objects: list[dict[str, Any]], folder: Path, shared: Path) -> subprocess.CompletedProcess[str]:
-    """Run all pods of a job until the submitter ends; their logs are in `folder`."""
-    config, ray_job = objects[0], objects[-1]
-    (folder / "config").mkdir()
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The RayJob of the smoke run; beside it the folders `config`, as the pods see it, and `shared`."""
+    monkeypatch.chdir(ROOT)
+    texts = rendered(load_config("jobs/configs/smoke.yaml", SITE), "kuberay", "x")
+    config, *_, ray_job = [found for text in texts.values() for found in yaml.safe_load_all(text)]
+    for name in ("config", "shared"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "shared").chmod(0o777)
     for name, text in config["data"].items():
-        (folder / "config" / name).write_text(text)
-    lines = start_lines(ray_job)
-    folders = {"run-config": folder / "config", "shared": shared}
+        (tmp_path / "config" / name).write_text(text)
+    return ray_job
+
+
+def write_scripts(ray_job: dict[str, Any], lines: dict[str, str], folder: Path) -> None:
+    """Write one script for each pod that has something to do, named after its role."""
+    folders = {"run-config": folder / "config", "shared": folder / "shared"}
     for pod in pods(ray_job):
         role = pod["metadata"]["labels"]["wrpo-ray/role"]
-        (folder / f"{role}.sh").write_text(pod_script(pod, lines[role], folders, "0123456789abcdef" * 2))
+        if role in lines:
+            (folder / f"{role}.sh").write_text(pod_script(pod, lines[role], folders, "0123456789abcdef" * 2))
+
+
+def run_together(outer: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    """Run a script in namespaces of its own; what it leaves behind ends with it."""
+    command = ["nice", "-n", "19", *TOGETHER, outer]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def test_the_heads_pod_plans_the_very_steps_that_a_laptop_plans(job: dict[str, Any], tmp_path: Path) -> None:
+    """Same fingerprints, so a run that was begun on a laptop goes on there; and nothing may be written or asked."""
+    tried = "; ".join(
+        f"touch {place}/x 2>/dev/null && echo wrote {place}" for place in ("/opt", "/etc/wrpo_ray", "/tmp")
+    )
+    command = f"id -u; {tried}; grep CapBnd /proc/self/status; {job['spec']['entrypoint']} --dry-run"
+    write_scripts(job, {"head": command}, tmp_path)
+    done = run_together(f"ip link set lo up; bash -eu {tmp_path}/head.sh", 500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    user, wrote, capabilities, _, *steps = done.stdout.splitlines()
+    assert (user, wrote, capabilities.split()[1]) == ("1000", "wrote /tmp", "0" * 16)
+    laptop = [
+        sys.executable,
+        "jobs/fuse.py",
+        "--config",
+        "jobs/configs/smoke.yaml",
+        "--dry-run",
+        f"run.root={tmp_path}",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(laptop, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=True)
+    assert steps == found.stdout.splitlines()[1:]
+    assert len(steps) == 13
+
+
+def bring_up(ray_job: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run all pods of a job until the submitter ends; their logs are in `folder`."""
+    write_scripts(ray_job, start_lines(ray_job), folder)
     outer = f"""
         cd {folder}; ip link set lo up; ip address add {HEAD}/32 dev lo; ip address add {WORKER}/32 dev lo
         for role in head worker; do unshare --mount bash -eu $role.sh > $role.log 2>&1 & done
         unshare --mount bash -eu submitter.sh
     """
-    command = ["nice", "-n", "19", *TOGETHER, outer]
-    return subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
+    return run_together(outer, 800)
 
 
-def test_the_smallest_run_goes_through_in_pods_that_may_do_next_to_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(ROOT)
-    texts = rendered(load_config("jobs/configs/smoke.yaml", SITE), "kuberay", "x")
-    objects = [found for text in texts.values() for found in yaml.safe_load_all(text)]
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    shared.chmod(0o777)
-    done = bring_up(objects, tmp_path, shared)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_smallest_run_goes_through_in_pods_that_may_do_next_to_nothing(job: dict[str, Any], tmp_path: Path) -> None:
+    done = bring_up(job, tmp_path)
     logs = "".join(f"\n== {name}\n{(tmp_path / name).read_text()[-3000:]}" for name in ("head.log", "worker.log"))
     assert done.returncode == 0, f"{done.stdout[-6000:]}{done.stderr[-3000:]}{logs}"
-    run = shared / "runs" / "smoke"
+    run = tmp_path / "shared" / "runs" / "smoke"
     assert len(list(run.glob("export/*/manifest.json"))) == 1
     assert {path.stat().st_uid for path in run.rglob("*")} == {1000}
     assert "quadruples from" in done.stdout

@@ -252,6 +252,7 @@ def test_retries_deadline_and_deletion() -> None:
     assert [(rule["policy"], *rule["condition"].values()) for rule in rules] == [
         ("DeleteCluster", "SUCCEEDED", 60),
         ("DeleteCluster", "FAILED", 7),
+        ("DeleteCluster", "Failed", 7),
     ]
 
 
@@ -329,7 +330,7 @@ CLUSTERS = st.fixed_dictionaries(
 
 
 @needs_crds
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cluster=CLUSTERS)
 def test_what_is_rendered_is_taken_and_all_else_is_refused_with_its_place(cluster: dict[str, Any]) -> None:
     try:

@@ -79,12 +79,14 @@ def _deletion(job: Job) -> Manifest:
     kuberay = job.cluster.kuberay
     if kuberay.queue:
         return {"shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": kuberay.delete_after_success_s}
+    # The last one is for what ends without a word of the job: a deadline, a cluster that never came up.
+    ends = (
+        ("jobStatus", "SUCCEEDED", kuberay.delete_after_success_s),
+        ("jobStatus", "FAILED", kuberay.delete_after_failure_s),
+        ("jobDeploymentStatus", "Failed", kuberay.delete_after_failure_s),
+    )
     rules = [
-        {"policy": "DeleteCluster", "condition": {"jobStatus": status, "ttlSeconds": seconds}}
-        for status, seconds in (
-            ("SUCCEEDED", kuberay.delete_after_success_s),
-            ("FAILED", kuberay.delete_after_failure_s),
-        )
+        {"policy": "DeleteCluster", "condition": {kind: end, "ttlSeconds": after_s}} for kind, end, after_s in ends
     ]
     return {"shutdownAfterJobFinishes": False, "deletionStrategy": {"deletionRules": rules}}
 
