@@ -1,6 +1,8 @@
 """Which nodes a run needs, what is refused, and how names and overlays become what a cluster takes."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -213,3 +215,16 @@ def test_the_command_writes_what_it_prints(tmp_path: Path, capsys: pytest.Captur
     assert main(["cluster", "render", "kuberay", PAPER]) == 2
     (tmp_path / "file").write_text("")
     assert main([*arguments, "--out", str(tmp_path / "file")]) == 6
+
+
+def test_rendering_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from wrpo_ray.cli import main\n"
+        f"code = main(['cluster', 'render', 'kuberay', {PAPER!r}, '--with', {SITE!r}])\n"
+        "heavy = [name for name in ('torch', 'ray', 'transformers', 'vllm', 'pyarrow') if name in sys.modules]\n"
+        "print(code, *heavy, file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stderr.split() == ["0"]
