@@ -1,8 +1,7 @@
-"""The rendered pods, brought up without Kubernetes: each has its own root, read-only but for what the manifest mounts.
+"""The rendered head's pod, brought up without Kubernetes: a root of its own, read-only but for what it mounts.
 
-Head, worker and submitter run the manifest's environment, user, folders and entrypoint, on loopback alone: no address
-outside can be reached. What KubeRay adds (the `ray start` lines, the token, the submitter's command) is as its
-documentation has it. The image is a stand-in: this machine's packages, and the repository at the image's folder.
+It has the manifest's environment, user, folders and entrypoint, and no network but loopback. The image is a stand-in:
+this machine's packages, and the repository at the image's folder.
 """
 
 from __future__ import annotations
@@ -34,9 +33,6 @@ SITE = (
     "run.root=/shared/runs",
 )
 IMAGE = "/opt/wrpo_ray"
-HEAD, WORKER = "10.9.0.1", "10.9.0.2"
-# Two nodes on one network must not choose the same ports.
-PORTS = "--min-worker-port=0 --max-worker-port=0 --disable-usage-stats"
 CAN_MOUNT = os.geteuid() == 0 and shutil.which("unshare") and shutil.which("setpriv")
 pytestmark = pytest.mark.skipif(not CAN_MOUNT, reason="needs root, unshare and setpriv")
 # Everything inside has network and process ids of its own: what is left at the end goes with the first process.
@@ -82,21 +78,6 @@ def _mount(mount: dict[str, Any], volume: dict[str, Any], folder: Path | None, u
         return f"mount -t tmpfs -o size={size},mode=1777,uid={user},gid={user} tmpfs {place}"
     read_only = f"; mount -o remount,bind,ro {place}" if mount.get("readOnly") else ""
     return f"mount --bind {folder} {place}{read_only}"
-
-
-def start_lines(ray_job: dict[str, Any]) -> dict[str, str]:
-    """Return what each pod does, as KubeRay would have it."""
-    cluster = ray_job["spec"]["rayClusterSpec"]
-    group = cluster["workerGroupSpecs"][0]
-    return {
-        "head": f"ray start --head --block --node-ip-address={HEAD} --port=6379 --dashboard-host={HEAD} {PORTS} "
-        f"--num-cpus={cluster['headGroupSpec']['rayStartParams']['num-cpus']} --object-store-memory=200000000",
-        "worker": f"until ray health-check --address={HEAD}:6379 2>/dev/null; do sleep 1; done; "
-        f"ray start --block --address={HEAD}:6379 --node-ip-address={WORKER} --dashboard-agent-listen-port=52366 "
-        f"--num-cpus={group['resources']['CPU']} {PORTS} --object-store-memory=400000000",
-        "submitter": f"until ray job list --address=http://{HEAD}:8265 >/dev/null 2>&1; do sleep 1; done; "
-        f"ray job submit --address=http://{HEAD}:8265 --submission-id=job -- {ray_job['spec']['entrypoint']}",
-    }
 
 
 @pytest.fixture
@@ -151,26 +132,3 @@ def test_the_heads_pod_plans_the_very_steps_that_a_laptop_plans(job: dict[str, A
     found = subprocess.run(laptop, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=True)
     assert steps == found.stdout.splitlines()[1:]
     assert len(steps) == 13
-
-
-def bring_up(ray_job: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run all pods of a job until the submitter ends; their logs are in `folder`."""
-    write_scripts(ray_job, start_lines(ray_job), folder)
-    outer = f"""
-        cd {folder}; ip link set lo up; ip address add {HEAD}/32 dev lo; ip address add {WORKER}/32 dev lo
-        for role in head worker; do unshare --mount bash -eu $role.sh > $role.log 2>&1 & done
-        unshare --mount bash -eu submitter.sh
-    """
-    return run_together(outer, 800)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_smallest_run_goes_through_in_pods_that_may_do_next_to_nothing(job: dict[str, Any], tmp_path: Path) -> None:
-    done = bring_up(job, tmp_path)
-    logs = "".join(f"\n== {name}\n{(tmp_path / name).read_text()[-3000:]}" for name in ("head.log", "worker.log"))
-    assert done.returncode == 0, f"{done.stdout[-6000:]}{done.stderr[-3000:]}{logs}"
-    run = tmp_path / "shared" / "runs" / "smoke"
-    assert len(list(run.glob("export/*/manifest.json"))) == 1
-    assert {path.stat().st_uid for path in run.rglob("*")} == {1000}
-    assert "quadruples from" in done.stdout
