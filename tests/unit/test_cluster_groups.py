@@ -84,46 +84,46 @@ def test_nine_tenths_of_a_machine_or_what_is_given() -> None:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["cluster=null"], [("cluster.image", "WRPO-C110")]),
-        (["cluster.image=a/b:latest"], [("cluster.image", "WRPO-C110")]),
-        (["cluster.nodes={H1000: {}}"], [("cluster.nodes.H1000", "WRPO-C111")]),
-        (["cluster.cloud=other"], [("cluster.nodes.H100", "WRPO-C111")]),
-        (["cluster.nodes={H100: {instance_type: p5.4xlarge}}"], [("cluster.nodes.H100", "WRPO-C111")]),
-        (["cluster.nodes={H100: {min_nodes: 5}}"], [("cluster.nodes.H100.min_nodes", "WRPO-C111")]),
-        (["cluster.nodes={H100: {on_demand_nodes: 1}}"], [("cluster.nodes.H100.on_demand_nodes", "WRPO-C111")]),
+        (["cluster=null"], [("cluster.image", "WRPO-C140")]),
+        (["cluster.image=a/b:latest"], [("cluster.image", "WRPO-C140")]),
+        (["cluster.nodes={H1000: {}}"], [("cluster.nodes.H1000", "WRPO-C141")]),
+        (["cluster.cloud=other"], [("cluster.nodes.H100", "WRPO-C141")]),
+        (["cluster.nodes={H100: {instance_type: p5.4xlarge}}"], [("cluster.nodes.H100", "WRPO-C141")]),
+        (["cluster.nodes={H100: {min_nodes: 5}}"], [("cluster.nodes.H100.min_nodes", "WRPO-C141")]),
+        (["cluster.nodes={H100: {on_demand_nodes: 1}}"], [("cluster.nodes.H100.on_demand_nodes", "WRPO-C141")]),
         (
             ["cluster.nodes={H100: {spot: true, on_demand_nodes: 4}}"],
-            [("cluster.nodes.H100.on_demand_nodes", "WRPO-C111")],
+            [("cluster.nodes.H100.on_demand_nodes", "WRPO-C141")],
         ),
         (
             ["cluster.nodes={H100: {max_nodes: 1}}", "wrpo.num_workers=9", "target.resources.num_cpus=200"],
-            [("target.resources", "WRPO-C112"), ("wrpo", "WRPO-C112")],
+            [("target.resources", "WRPO-C142"), ("wrpo", "WRPO-C142")],
         ),
         (
             ["cluster.nodes={H100: {gpus: 4, cpus: 90, memory_gb: 9}}"],
-            [("sources.deepseek-v2.resources", "WRPO-C112"), ("sources.deepseek-coder-v2.resources", "WRPO-C112")],
+            [("sources.deepseek-v2.resources", "WRPO-C142"), ("sources.deepseek-coder-v2.resources", "WRPO-C142")],
         ),
-        (["run.root=runs"], [("run.root", "WRPO-C113")]),
-        (["run.root=/opt/wrpo_ray/runs", "cluster.shared_paths=[/opt/wrpo_ray]"], [("run.root", "WRPO-C113")]),
-        (["sources.yi1.5-34b.path=./models/yi"], [("sources.yi1.5-34b.path", "WRPO-C113")]),
-        (["sources.yi1.5-34b.chat_template=yi.jinja"], [("sources.yi1.5-34b.chat_template", "WRPO-C113")]),
-        (["prompts.path=/data/../etc/x.jsonl", "cluster.shared_paths=[/data]"], [("prompts.path", "WRPO-C113")]),
-        (["prompts.path=~/x.jsonl", "cluster.shared_paths=[/opt/wrpo_ray]"], [("prompts.path", "WRPO-C113")]),
-        (["cluster.env={RAY_AUTH_MODE: disabled}"], [("cluster.env.RAY_AUTH_MODE", "WRPO-C114")]),
+        (["run.root=runs"], [("run.root", "WRPO-C143")]),
+        (["run.root=/opt/wrpo_ray/runs", "cluster.shared_paths=[/opt/wrpo_ray]"], [("run.root", "WRPO-C143")]),
+        (["sources.yi1.5-34b.path=./models/yi"], [("sources.yi1.5-34b.path", "WRPO-C143")]),
+        (["sources.yi1.5-34b.chat_template=yi.jinja"], [("sources.yi1.5-34b.chat_template", "WRPO-C143")]),
+        (["prompts.path=/data/../etc/x.jsonl", "cluster.shared_paths=[/data]"], [("prompts.path", "WRPO-C143")]),
+        (["prompts.path=~/x.jsonl", "cluster.shared_paths=[/opt/wrpo_ray]"], [("prompts.path", "WRPO-C143")]),
+        (["cluster.env={RAY_AUTH_MODE: disabled}"], [("cluster.env.RAY_AUTH_MODE", "WRPO-C144")]),
         (
             ["cluster.kuberay.network={storage_cidrs: [10.0.0.1/8]}"],
-            [("cluster.kuberay.network.storage_cidrs", "WRPO-C114")],
+            [("cluster.kuberay.network.storage_cidrs", "WRPO-C144")],
         ),
         (
             ["cluster.kuberay.gcs={backend: redis, redis_address: redis}"],
-            [("cluster.kuberay.gcs.redis_address", "WRPO-C114")],
+            [("cluster.kuberay.gcs.redis_address", "WRPO-C144")],
         ),
-        (["cluster.kuberay.cache={claim: a, size_gb: 1}"], [("cluster.kuberay.cache.claim", "WRPO-C114")]),
+        (["cluster.kuberay.cache={claim: a, size_gb: 1}"], [("cluster.kuberay.cache.claim", "WRPO-C144")]),
         (
             ["cluster.cloud=other", "cluster.nodes={H100: {gpus: 8, cpus: 90, memory_gb: 9, spot: true}}"],
-            [("cluster.kuberay.spot_selector", "WRPO-C111")],
+            [("cluster.kuberay.spot_selector", "WRPO-C141")],
         ),
-        (["sources.gemma2-9b.path=some/model"], [("cluster.kuberay.cache.size_gb", "WRPO-C111")]),
+        (["sources.gemma2-9b.path=some/model"], [("cluster.kuberay.cache.size_gb", "WRPO-C141")]),
     ],
 )
 def test_what_the_cluster_could_not_run_is_refused_by_place(
@@ -142,7 +142,7 @@ def test_gpu_nodes_of_two_types_must_be_told_apart() -> None:
         "cluster.nodes={H100: {gpus: 8, cpus: 90, memory_gb: 9}, "
         "L4: {gpus: 8, cpus: 90, memory_gb: 9, node_selector: {a: b}}}",
     )
-    assert refused(config) == [("cluster.nodes.H100.node_selector", "WRPO-C111")]
+    assert refused(config) == [("cluster.nodes.H100.node_selector", "WRPO-C141")]
 
 
 def test_an_endpoints_key_needs_a_secret_and_its_port_is_open() -> None:
@@ -151,7 +151,7 @@ def test_an_endpoints_key_needs_a_secret_and_its_port_is_open() -> None:
         "api_key_env: MY_API_KEY}]"
     )
     config = on_site(endpoint, "cluster.secrets=[]", "target.path=gs://b/meta-llama-3-8b-instruct")
-    assert refused(config) == [("sources.api.api_key_env", "WRPO-C114")]
+    assert refused(config) == [("sources.api.api_key_env", "WRPO-C144")]
     assert outside_ports(config) == [8000]
 
 
@@ -159,7 +159,7 @@ def test_a_volume_of_all_pods_is_a_place_for_a_run() -> None:
     volumes = "cluster.kuberay.volumes=[{claim: shared, path: /shared}]"
     texts = rendered(on_site(volumes, "run.root=/shared/runs"), "kuberay", "x")
     assert '"root": "/shared/runs"' in texts["10-config.yaml"]
-    assert refused(on_site(volumes, "run.root=/shared2/runs")) == [("run.root", "WRPO-C113")]
+    assert refused(on_site(volumes, "run.root=/shared2/runs")) == [("run.root", "WRPO-C143")]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_an_overlay_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     site.write_text(text)
     with pytest.raises(ConfigError) as caught:
         overrides_of(str(site))
-    assert caught.value.code == "WRPO-C115"
+    assert caught.value.code == "WRPO-C145"
     with pytest.raises(ConfigError):
         overrides_of(str(tmp_path / "none.yaml"))
 

@@ -25,7 +25,7 @@ def required_cluster(config: FuseConfig) -> ClusterConfig:
     if config.cluster is None or image is None or image.endswith(":latest"):
         rule = "manifests need a container image that stays the same"
         fix = "add cluster.image, such as registry.example.com/wrpo-ray@sha256:..., or a tag other than latest"
-        raise ConfigError.of("cannot render", [Problem("cluster.image", image or "(nothing)", rule, fix, "WRPO-C110")])
+        raise ConfigError.of("cannot render", [Problem("cluster.image", image or "(nothing)", rule, fix, "WRPO-C140")])
     return config.cluster
 
 
@@ -37,7 +37,7 @@ def check(config: FuseConfig, cluster: ClusterConfig, target: str) -> None:
     elif cluster.secrets:
         rule = "Secrets are Kubernetes'; Anyscale jobs read theirs from the cloud's own store"
         fix = "remove it for Anyscale; see docs/clusters.md"
-        problems.append(Problem("cluster.secrets", ", ".join(cluster.secrets), rule, fix, "WRPO-C114"))
+        problems.append(Problem("cluster.secrets", ", ".join(cluster.secrets), rule, fix, "WRPO-C144"))
     if problems:
         raise ConfigError.of("cannot render", problems)
 
@@ -63,20 +63,20 @@ def _paths(config: FuseConfig, cluster: ClusterConfig, target: str) -> Iterator[
             fix = "use s3:// or gs://" + (
                 "" if is_output else ", or name a folder of the image in cluster.shared_paths"
             )
-            yield Problem(place, value, rule, fix, "WRPO-C113")
+            yield Problem(place, value, rule, fix, "WRPO-C143")
 
 
 def _environment(config: FuseConfig, cluster: ClusterConfig, target: str) -> Iterator[Problem]:
     for name, value in cluster.env.items():
         if name in _OPERATORS_OWN:
             rule, fix = "is set by what starts the cluster", "remove it"
-            yield Problem(f"cluster.env.{name}", value, rule, fix, "WRPO-C114")
+            yield Problem(f"cluster.env.{name}", value, rule, fix, "WRPO-C144")
     wanted = [source for source in config.sources if isinstance(source, OpenAISourceConfig) and source.api_key_env]
     if wanted and not cluster.secrets and target == "kuberay":
         rule = "no Secret is named that could hold this key"
         fix = f"kubectl create secret generic NAME --from-env-file=FILE, with {wanted[0].api_key_env} in FILE, and set "
         place = f"sources.{wanted[0].name}.api_key_env"
-        yield Problem(place, str(wanted[0].api_key_env), rule, f"{fix}cluster.secrets to [NAME]", "WRPO-C114")
+        yield Problem(place, str(wanted[0].api_key_env), rule, f"{fix}cluster.secrets to [NAME]", "WRPO-C144")
 
 
 def _addresses(cluster: ClusterConfig) -> Iterator[Problem]:
@@ -91,14 +91,14 @@ def _addresses(cluster: ClusterConfig) -> Iterator[Problem]:
             ipaddress.ip_network(cidr)
         except ValueError as error:
             fix = "write a network such as 10.0.0.0/8, or one address as 10.0.0.1/32"
-            yield Problem(f"cluster.kuberay.network.{name}", cidr, str(error), fix, "WRPO-C114")
+            yield Problem(f"cluster.kuberay.network.{name}", cidr, str(error), fix, "WRPO-C144")
 
 
 def _cache(cluster: ClusterConfig) -> Iterator[Problem]:
     cache = cluster.kuberay.cache
     if cache.claim and (cache.storage_class or cache.size_gb):
         rule, fix = "a claim has its own class and size", "remove cache.storage_class and cache.size_gb, or the claim"
-        yield Problem("cluster.kuberay.cache.claim", cache.claim, rule, fix, "WRPO-C114")
+        yield Problem("cluster.kuberay.cache.claim", cache.claim, rule, fix, "WRPO-C144")
 
 
 def _gcs(gcs: GcsConfig | None) -> Iterator[Problem]:
@@ -107,19 +107,19 @@ def _gcs(gcs: GcsConfig | None) -> Iterator[Problem]:
     redis = bool(gcs.redis_address or gcs.redis_password_secret)
     if gcs.backend == "redis" and not gcs.redis_address:
         rule, fix = "the backend redis needs its address", "set redis_address to host:port"
-        yield Problem("cluster.kuberay.gcs.redis_address", "null", rule, fix, "WRPO-C114")
+        yield Problem("cluster.kuberay.gcs.redis_address", "null", rule, fix, "WRPO-C144")
     elif gcs.redis_address and not _port_of(f"//{gcs.redis_address}"):
         fix = "write it as redis.example.com:6379"
-        yield Problem("cluster.kuberay.gcs.redis_address", gcs.redis_address, "must be host:port", fix, "WRPO-C114")
+        yield Problem("cluster.kuberay.gcs.redis_address", gcs.redis_address, "must be host:port", fix, "WRPO-C144")
     if gcs.backend == "rocksdb" and redis:
         rule, fix = "the backend rocksdb has no Redis", "remove the fields of Redis"
-        yield Problem("cluster.kuberay.gcs.backend", gcs.backend, rule, fix, "WRPO-C114")
+        yield Problem("cluster.kuberay.gcs.backend", gcs.backend, rule, fix, "WRPO-C144")
 
 
 def _queued(cluster: ClusterConfig, groups: list[Group]) -> Iterator[Problem]:
     if cluster.kuberay.queue and len(groups) > _MOST_QUEUED_GROUPS:
         rule = f"Kueue takes at most {_MOST_QUEUED_GROUPS} groups of nodes beside head and submitter"
-        yield Problem("cluster.nodes", f"{len(groups)} groups", rule, "use fewer accelerator types", "WRPO-C114")
+        yield Problem("cluster.nodes", f"{len(groups)} groups", rule, "use fewer accelerator types", "WRPO-C144")
 
 
 def _selected(cluster: ClusterConfig, groups: list[Group]) -> Iterator[Problem]:
@@ -129,14 +129,14 @@ def _selected(cluster: ClusterConfig, groups: list[Group]) -> Iterator[Problem]:
         if len(of_gpus) > 1 and not group.instance_type and not group.settings.node_selector:
             rule = "with several GPU types, nothing tells Kubernetes which nodes have this one"
             fix = "set node_selector, such as {nvidia.com/gpu.product: NVIDIA-H100-80GB-HBM3}, or instance_type"
-            yield Problem(f"cluster.nodes.{accelerator}.node_selector", "{}", rule, fix, "WRPO-C111")
+            yield Problem(f"cluster.nodes.{accelerator}.node_selector", "{}", rule, fix, "WRPO-C141")
     kuberay = cluster.kuberay
     if any(group.is_spot for group in groups) and cluster.cloud == "other" and not kuberay.spot_selector:
         rule, fix = (
             "nothing tells Kubernetes which nodes are spot nodes",
             "set it to their labels, or set cluster.cloud",
         )
-        yield Problem("cluster.kuberay.spot_selector", "{}", rule, fix, "WRPO-C111")
+        yield Problem("cluster.kuberay.spot_selector", "{}", rule, fix, "WRPO-C141")
 
 
 def _typed(groups: list[Group]) -> Iterator[Problem]:
@@ -144,7 +144,7 @@ def _typed(groups: list[Group]) -> Iterator[Problem]:
         if not group.instance_type:
             rule, fix = "Anyscale needs a machine type", "set it, or set cluster.cloud to aws or gcp"
             place = f"cluster.nodes.{group.accelerator}.instance_type"
-            yield Problem(place, "null", rule, fix, "WRPO-C111")
+            yield Problem(place, "null", rule, fix, "WRPO-C141")
 
 
 def outside_ports(config: FuseConfig) -> list[int]:

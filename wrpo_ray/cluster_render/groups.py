@@ -95,7 +95,7 @@ def _groups(config: FuseConfig, cluster: ClusterConfig) -> Iterator[Group | Prob
 def _counts(place: str, settings: NodesConfig, nodes: int) -> Problem | None:
     if settings.min_nodes > nodes:
         rule, fix = f"only {nodes} nodes are planned", "lower it, or raise max_nodes"
-        return Problem(f"{place}.min_nodes", str(settings.min_nodes), rule, fix, "WRPO-C111")
+        return Problem(f"{place}.min_nodes", str(settings.min_nodes), rule, fix, "WRPO-C141")
     kept = settings.on_demand_nodes
     if kept and not settings.spot:
         rule, fix = "without `spot: true` no node may be withdrawn", "set spot, or remove it"
@@ -106,7 +106,7 @@ def _counts(place: str, settings: NodesConfig, nodes: int) -> Problem | None:
         )
     else:
         return None
-    return Problem(f"{place}.on_demand_nodes", str(kept), rule, fix, "WRPO-C111")
+    return Problem(f"{place}.on_demand_nodes", str(kept), rule, fix, "WRPO-C141")
 
 
 def _split(accelerator: str, shape: Machine, settings: NodesConfig, nodes: int) -> Iterator[Group]:
@@ -141,7 +141,7 @@ def node_shape(cluster: ClusterConfig, accelerator: str, given: PlacementConfig,
         value = given.instance_type or f"the usual {accelerator} machine of `cloud: {cluster.cloud}`"
         wanted = ["cpus", "memory_gb", *(["gpus"] if accelerator != CPU else [])]
         fix = f"set {', '.join(wanted)} of one node, or cluster.cloud"
-        return Problem(place, value, "what this machine has is not known", fix, "WRPO-C111")
+        return Problem(place, value, "what this machine has is not known", fix, "WRPO-C141")
     return Machine(given.instance_type or (usual.instance_type if usual else ""), gpus, cpus, memory_gb)
 
 
@@ -154,7 +154,7 @@ def _unknown(config: FuseConfig, cluster: ClusterConfig) -> Iterator[Problem]:
     for name in cluster.nodes:
         if name not in used:
             rule = f"nothing in the run uses nodes of this type; it uses {', '.join(used)}"
-            yield Problem(f"cluster.nodes.{name}", name, rule, "correct the name, or remove it", "WRPO-C111")
+            yield Problem(f"cluster.nodes.{name}", name, rule, "correct the name, or remove it", "WRPO-C141")
 
 
 def _too_small(config: FuseConfig, groups: list[Group]) -> Iterator[Problem]:
@@ -173,4 +173,4 @@ def _too_small(config: FuseConfig, groups: list[Group]) -> Iterator[Problem]:
                 f"{group.max_nodes} x {group.name} ({group.cpus} CPU, {group.gpus} GPU)" for group in groups
             )
             fix = "ask for less, or enlarge planning.cluster or cluster.nodes"
-            yield Problem(place, value, f"these nodes never have room for it: {have}", fix, "WRPO-C112")
+            yield Problem(place, value, f"these nodes never have room for it: {have}", fix, "WRPO-C142")

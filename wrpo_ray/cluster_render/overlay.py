@@ -21,9 +21,9 @@ def overrides_of(path: str) -> list[str]:
         raw = parse_yaml(Path(path).read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot read {path}: {reason}", code="WRPO-C115", help="correct --with") from error
+        raise ConfigError(f"cannot read {path}: {reason}", code="WRPO-C145", help="correct --with") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold sections, as a config does", code="WRPO-C115", help="see cluster/sites")
+        raise ConfigError(f"{path} must hold sections, as a config does", code="WRPO-C145", help="see cluster/sites")
     return list(_flat(raw, ""))
 
 

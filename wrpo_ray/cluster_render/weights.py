@@ -28,7 +28,7 @@ def cache_size_gb(config: FuseConfig, cache: CacheConfig) -> int | None:
         shapes = find_shapes(config)
     except ConfigError as error:
         rule, fix = "the size of a model is not known, so the cache's is not either", "set it to the GiB of all models"
-        problem = Problem("cluster.kuberay.cache.size_gb", "null", rule, fix, "WRPO-C111")
+        problem = Problem("cluster.kuberay.cache.size_gb", "null", rule, fix, "WRPO-C141")
         raise ConfigError.of("cannot render", [problem, *error.problems]) from error
     weights = sum(found.shape.parameters for found in shapes.values()) * _BYTES_PER_WEIGHT
     return max(_LEAST_GB, math.ceil(weights * _ROOM / 2**30))
