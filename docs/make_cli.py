@@ -9,6 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cli.md"
+_NESTED = ("cluster render",)
 _CALL = "import sys; from wrpo_ray.cli import main; sys.exit(main())"
 
 
@@ -18,7 +19,7 @@ def page() -> str:
 
     jobs = sorted(path.name for path in (ROOT / "jobs").glob("*.py") if path.name != "__init__.py")
     parts = [("wrpo-ray", [sys.executable, "-c", _CALL])]
-    parts += [(f"wrpo-ray {name}", [sys.executable, "-c", _CALL, name]) for name in COMMANDS]
+    parts += [(f"wrpo-ray {name}", [sys.executable, "-c", _CALL, *name.split()]) for name in [*COMMANDS, *_NESTED]]
     parts += [(f"python jobs/{name}", [sys.executable, f"jobs/{name}"]) for name in jobs]
     lines = ["# Commands", "", "Written by `python docs/make_cli.py` from what the commands say of themselves."]
     for title, command in parts:

@@ -1,4 +1,4 @@
-"""The `wrpo-ray` command: doctor, plan, fetch, status, inspect, evaluate, export, report, compare, explain."""
+"""The `wrpo-ray` command: doctor, plan, fetch, status, inspect, evaluate, export, report, compare, cluster, explain."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ COMMANDS = {
     "export": ("wrpo_ray.export_run", "write a run's model and data as folders with cards; --push-to-hub uploads them"),
     "report": ("wrpo_ray.report.command", "write one HTML file that shows a run: sources, training, cost, result"),
     "compare": ("wrpo_ray.report.compare", "put runs side by side: configs, win shares, metrics, evaluation, cost"),
+    "cluster": ("wrpo_ray.cluster_render.command", "render what brings a run up on KubeRay or Anyscale"),
     "explain": ("wrpo_ray.error_codes", "say what an error means and what to do, or what a field of a config is"),
 }
 

@@ -14,6 +14,7 @@ from wrpo_ray.config_ablation import AblationConfig
 from wrpo_ray.config_allocation import RunSamplingConfig
 from wrpo_ray.config_base import Fraction, Frozen, NonNegativeFloat, PositiveFloat, PositiveInt, Slug
 from wrpo_ray.config_benchmarks import BenchmarksConfig, LmEvalConfig, SafetyConfig
+from wrpo_ray.config_cluster import ClusterConfig
 from wrpo_ray.config_evaluation import JudgeConfig
 from wrpo_ray.config_faults import FaultsConfig, RowsConfig
 from wrpo_ray.config_fetch import ModelStoreConfig
@@ -298,3 +299,5 @@ class FuseConfig(Frozen):
     sampling: RunSamplingConfig = RunSamplingConfig()
     ablation: AblationConfig = AblationConfig()
     models: ModelStoreConfig = ModelStoreConfig()
+    cluster: ClusterConfig | None = None
+    """Read by `wrpo-ray cluster render` alone."""

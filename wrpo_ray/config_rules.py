@@ -100,11 +100,15 @@ def _root(field: str, root: str) -> Problem | None:
     return None
 
 
+# Their keys are names of variables and of settings that are passed on.
+_FREE_SECTIONS = (".env_vars.", ".extra_args.", ".deepspeed.", ".extra_body.", "cluster.env.")
+
+
 def _secrets(config: FuseConfig) -> Iterator[Problem]:
     """Yield a problem for every value that is a secret: the config is stored with the run and shown by Ray."""
     for place, value in _leaves(config.model_dump(mode="json"), config):
         name = place.rsplit(".", 1)[-1]
-        free = ".env_vars." in place or ".extra_args." in place or ".deepspeed." in place or ".extra_body." in place
+        free = any(section in place for section in _FREE_SECTIONS)
         if isinstance(value, str) and value and (has_secret(value) or (free and is_secret_name(name))):
             rule = "never put a secret here: the config is stored with the run"
             fix = "set it in the environment of the nodes, or name a file there that holds it"

@@ -7,6 +7,7 @@ import difflib
 import textwrap
 
 from wrpo_ray import config_reference
+from wrpo_ray.error_codes.clusters import CLUSTERS
 from wrpo_ray.error_codes.entry import Entry
 from wrpo_ray.error_codes.evaluation import EVALUATION
 from wrpo_ray.error_codes.inputs import INPUTS
@@ -17,7 +18,9 @@ from wrpo_ray.error_codes.running import RUNNING
 from wrpo_ray.error_codes.trust import TRUST
 from wrpo_ray.errors import ConfigError
 
-CATALOGUE: dict[str, Entry] = dict(sorted((INPUTS | EVALUATION | PLANS | MODELS | MACHINE | RUNNING | TRUST).items()))
+CATALOGUE: dict[str, Entry] = dict(
+    sorted((INPUTS | EVALUATION | PLANS | CLUSTERS | MODELS | MACHINE | RUNNING | TRUST).items())
+)
 GROUPS = {
     "B": "Bugs",
     "C": "Configuration and this machine",
