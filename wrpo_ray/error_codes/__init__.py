@@ -10,19 +10,21 @@ from wrpo_ray import config_reference
 from wrpo_ray.error_codes.entry import Entry
 from wrpo_ray.error_codes.evaluation import EVALUATION
 from wrpo_ray.error_codes.inputs import INPUTS
+from wrpo_ray.error_codes.jobs import JOBS
 from wrpo_ray.error_codes.machine import MACHINE
 from wrpo_ray.error_codes.models import MODELS
 from wrpo_ray.error_codes.plans import PLANS
 from wrpo_ray.error_codes.running import RUNNING
 from wrpo_ray.errors import ConfigError
 
-CATALOGUE: dict[str, Entry] = dict(sorted((INPUTS | EVALUATION | PLANS | MODELS | MACHINE | RUNNING).items()))
+CATALOGUE: dict[str, Entry] = dict(sorted((INPUTS | JOBS | EVALUATION | PLANS | MODELS | MACHINE | RUNNING).items()))
 GROUPS = {
     "B": "Bugs",
     "C": "Configuration and this machine",
     "D": "Input data",
     "E": "Engines",
     "I": "Interruptions",
+    "J": "Jobs on a cluster",
     "L": "Lease",
     "M": "Models",
     "Q": "Quarantine",
