@@ -24,10 +24,16 @@ WORKDIR /build
 COPY requirements/image-cpu.txt requirements/image-source.txt requirements/torch-cpu.txt requirements/
 # Wheels alone, each by its hash, so nothing of theirs runs while it is installed; then DeepSpeed, without its ops.
 # The secret is a pip.conf of yours (a mirror, credentials), if you give one; it does not get into the image.
+# A layer each: a build that breaks off goes on where it was.
+# hadolint ignore=DL3059
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install --no-deps --require-hashes --only-binary :all: -r requirements/torch-cpu.txt \
-    && pip install --no-deps --require-hashes --only-binary :all: -r requirements/image-cpu.txt \
-    && DS_BUILD_OPS=0 pip install --no-deps --require-hashes --no-build-isolation --no-binary deepspeed \
+    pip install --no-deps --require-hashes --only-binary :all: -r requirements/torch-cpu.txt
+# hadolint ignore=DL3059
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip install --no-deps --require-hashes --only-binary :all: -r requirements/image-cpu.txt
+# hadolint ignore=DL3059
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    DS_BUILD_OPS=0 pip install --no-deps --require-hashes --no-build-isolation --no-binary deepspeed \
         -r requirements/image-source.txt
 COPY pyproject.toml README.md ./
 COPY wrpo_ray wrpo_ray
@@ -35,7 +41,7 @@ RUN pip install --no-deps --no-index --no-build-isolation .
 
 FROM system
 COPY --from=packages /opt/wrpo /opt/wrpo
-WORKDIR /opt/wrpo_ray
+WORKDIR /app
 COPY jobs jobs
 ENV PATH=/opt/wrpo/bin:$PATH \
     PYTHONUNBUFFERED=1 \
