@@ -40,6 +40,8 @@ def connected(config: RayConfig) -> Iterator[None]:
     warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
     # Ray Data tells the plan of every single pass; the steps of the run are enough.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Says where the dashboard is, in colours, into logs too; the line below says where the cluster is.
+    logging.getLogger("ray._private.worker").setLevel(logging.WARNING)
     if address == "local":
         ray.init(address="local", num_cpus=config.num_cpus, include_dashboard=False, log_to_driver=config.log_to_driver)
     else:

@@ -32,6 +32,11 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     DS_BUILD_OPS=0 pip install --no-deps --require-hashes --no-build-isolation --no-binary deepspeed \
         -r requirements/image-source.txt
+# The compiler is a wheel as well, but whoever links kernels at start (FlashInfer) looks in lib64, for names without numbers.
+ENV CUDA_HOME=/opt/wrpo/lib/python3.11/site-packages/nvidia/cu13
+RUN ln -s lib "$CUDA_HOME/lib64" \
+    && ln -s libcudart.so.13 "$CUDA_HOME/lib/libcudart.so" \
+    && "$CUDA_HOME/bin/nvcc" --version
 COPY pyproject.toml README.md ./
 COPY wrpo_ray wrpo_ray
 RUN pip install --no-deps --no-index --no-build-isolation .
@@ -42,7 +47,6 @@ WORKDIR /app
 COPY jobs jobs
 ENV PATH=/opt/wrpo/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    # The compiler among the packages, of the same CUDA as torch.
     CUDA_HOME=/opt/wrpo/lib/python3.11/site-packages/nvidia/cu13 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \

@@ -25,6 +25,28 @@ GRACE_S = 3.0
 
 
 @dataclass
+class Following:
+    """A command that submitted a job and shows its log, in a file."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def submission_id(self) -> str:
+        def named() -> re.Match[str] | None:
+            assert self.process.poll() in (None, 0), self.log.read_text()
+            return re.search(r"^submitted (\S+)$", self.log.read_text(), re.MULTILINE)
+
+        wait_for(named, "the job's id")
+        found = named()
+        assert found is not None
+        return found[1]
+
+    def ended(self) -> tuple[int, str]:
+        """Return exit code and what was shown."""
+        return self.process.wait(timeout=120), self.log.read_text()
+
+
+@dataclass
 class Jobs:
     """A cluster's jobs, as an operator sees them. folder: of the runs."""
 
@@ -40,16 +62,18 @@ class Jobs:
         root = f"run.root={self.folder}"
         return [sys.executable, "jobs/submit.py", *CONFIG, "--address", self.address, root, *more]
 
-    def submit(self, *more: str) -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            self.command(*more), cwd=REPOSITORY, env=job_environment(), stdout=pipe, stderr=pipe, text=True
-        )
+    def submit(self, *more: str) -> Following:
+        log = self.folder / f"log-{len(list(self.folder.glob('log-*')))}"
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                self.command(*more), cwd=REPOSITORY, env=job_environment(), stdout=stream, stderr=subprocess.STDOUT
+            )
+        return Following(process, log)
 
-    def pid(self, submission_id: str) -> int:
-        """Wait for the job's driver to be at work, and return its pid."""
+    def pid(self, submission_id: str, run: str) -> int:
+        """Wait for the job's driver to sample, and return its pid."""
         wait_for(lambda: self.client.get_job_info(submission_id).driver_info, "a driver that is connected")
-        wait_for(lambda: list(self.folder.glob("*/sample-*/*")), "a step that samples")
+        wait_for(lambda: list((self.folder / run).glob("sample-*/*")), "a step that samples")
         return int(self.client.get_job_info(submission_id).driver_info.pid)
 
     def ended(self, submission_id: str) -> Any:
@@ -57,13 +81,12 @@ class Jobs:
         return self.client.get_job_info(submission_id)
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 120) -> float:
-    """Wait until `condition` holds and return how long that took."""
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 200) -> None:
+    """Wait until `condition` holds."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < timeout_s, f"waited {timeout_s} s for {what}"
         time.sleep(0.02)
-    return time.monotonic() - began
 
 
 def alive(pid: int) -> bool:
@@ -86,26 +109,26 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
 def test_a_driver_that_gets_sigterm(jobs: Jobs) -> None:
     """As from a node that is drained. Meanwhile nobody else gets at the run."""
     following = jobs.submit()
-    assert following.stdout is not None
-    submission_id = following.stdout.readline().removeprefix("submitted ").strip()
+    submission_id = following.submission_id()
     assert re.fullmatch(r"wrpo-smoke-[0-9a-f]{8}-1", submission_id)
-    pid = jobs.pid(submission_id)
+    pid = jobs.pid(submission_id, "smoke")
     _assert_a_second_submission_is_refused(jobs, submission_id)
+    began = time.monotonic()
     os.kill(pid, signal.SIGTERM)
-    took_s = wait_for(lambda: not alive(pid), "the end of the driver", timeout_s=10)
-    log, _ = following.communicate(timeout=60)
+    wait_for(lambda: not alive(pid), "the end of the driver", timeout_s=10)
+    took_s = time.monotonic() - began
+    code, log = following.ended()
     info = jobs.ended(submission_id)
     print(f"SIGTERM to end of the driver: {took_s:.2f} s")
     assert took_s < GRACE_S
-    assert (info.status.value, info.driver_exit_code, following.returncode) == ("FAILED", 7, 7)
+    assert (info.status.value, info.driver_exit_code, code) == ("FAILED", 7, 7)
     assert "interrupted by SIGTERM; the same command goes on where it stopped" in log
     _assert_readable(log)
 
 
 def _assert_a_second_submission_is_refused(jobs: Jobs, submission_id: str) -> None:
-    second = jobs.submit("--no-wait")
-    _, said = second.communicate(timeout=60)
-    assert second.returncode == 5, said
+    code, said = jobs.submit("--no-wait").ended()
+    assert code == 5, said
     assert f"error[WRPO-J001]: this run has a job already: {submission_id}" in said
     # Whoever goes round our command is stopped by Ray.
     entrypoint = ["python", "jobs/fuse.py", *CONFIG]
@@ -130,24 +153,23 @@ def _assert_readable(log: str) -> None:
 @pytest.mark.timeout(600)
 def test_ray_job_stop(jobs: Jobs) -> None:
     """Ray keeps no exit code of a job that it stopped, so a shell around the driver writes it down."""
-    submitted = jobs.submit("--no-wait")
-    said, complained = submitted.communicate(timeout=60)
-    assert submitted.returncode == 0, complained
-    submission_id = said.split()[1]
+    submission_id = jobs.submit("--no-wait").submission_id()
     # What another test left behind is under another number, and does not stand in the way.
     assert re.fullmatch(r"wrpo-smoke-[0-9a-f]{8}-[12]", submission_id)
     jobs.client.stop_job(submission_id)
     assert jobs.ended(submission_id).status.value == "STOPPED"
-    code = jobs.folder / "code"
+    code = jobs.folder / "exit-code"
     driver = shlex.join(["python", "jobs/fuse.py", *CONFIG, f"run.root={jobs.folder}", "run.name=stopped"])
     # A trap without a command keeps the shell alive until the driver has ended, and is not passed on.
     script = f"trap : TERM; {driver}; echo $? > {shlex.quote(str(code))}"
     wrapped = jobs.client.submit_job(
         entrypoint=shlex.join(["bash", "-c", script]), runtime_env={"working_dir": str(REPOSITORY)}
     )
-    pid = jobs.pid(wrapped)
+    pid = jobs.pid(wrapped, "stopped")
+    began = time.monotonic()
     jobs.client.stop_job(wrapped)
-    took_s = wait_for(lambda: not alive(pid), "the end of the driver", timeout_s=10)
+    wait_for(lambda: not alive(pid), "the end of the driver", timeout_s=10)
+    took_s = time.monotonic() - began
     assert jobs.ended(wrapped).status.value == "STOPPED"
     print(f"ray job stop to end of the driver: {took_s:.2f} s")
     assert took_s < GRACE_S

@@ -92,9 +92,8 @@ def test_the_two_differ_where_they_must() -> None:
     """What one image learns, the other has to learn too."""
     cpu, gpu = (instructions(path) for path in FILES)
     differing = [line for line in difflib.ndiff(cpu, gpu) if line[0] in "+-"]
-    assert {line.split()[1] for line in differing} == {"COPY", "RUN", "ENV"}
-    # One line each way for packages to copy, to install and for variables; torch has a line of its own on CPU.
-    assert len(differing) == 7
+    # What is copied and installed; variables; torch, which is part of the lock file for GPUs; the links for the compiler.
+    assert [line.split()[1] for line in differing] == ["COPY", "COPY", "RUN", "RUN", "RUN", "ENV", "RUN", "ENV", "ENV"]
 
 
 def test_the_builder_is_given_what_the_images_are_made_of_and_nothing_else() -> None:
