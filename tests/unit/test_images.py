@@ -92,7 +92,7 @@ def test_the_two_differ_where_they_must() -> None:
     """What one image learns, the other has to learn too."""
     cpu, gpu = (instructions(path) for path in FILES)
     differing = [line for line in difflib.ndiff(cpu, gpu) if line[0] in "+-"]
-    # What is copied and installed; variables; torch, which is part of the lock file for GPUs; the links for the compiler.
+    # What is copied and installed; variables; torch, which the lock file for GPUs holds; links for the compiler.
     assert [line.split()[1] for line in differing] == ["COPY", "COPY", "RUN", "RUN", "RUN", "ENV", "RUN", "ENV", "ENV"]
 
 
