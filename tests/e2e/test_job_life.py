@@ -18,6 +18,8 @@ import pytest
 
 from tests.job_cluster import RAY, job_environment, started_cluster
 
+# A cluster of its own and two runs that are broken off.
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = ["--config", "jobs/configs/smoke.yaml"]
 # What Ray grants between SIGTERM and SIGKILL (ray: job_supervisor.py, DEFAULT_RAY_JOB_STOP_WAIT_TIME_S).
