@@ -211,6 +211,6 @@ def test_the_command_checks_everything_before_it_asks_a_cluster() -> None:
         "--address",
         "http://127.0.0.1:9",
     ]
-    for extra, code in [(["wrpo.btea=1"], "WRPO-C003"), ([], "WRPO-J003"), (["run.root=/shared/runs"], "WRPO-J004")]:
+    for extra, code in [([], "WRPO-J003"), (["run.root=/shared/runs"], "WRPO-J004")]:
         found = subprocess.run([*command, *extra], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
         assert (found.returncode, code in found.stderr) == (2, True), found.stderr
