@@ -12,6 +12,8 @@
 # make bench-scaling     1 to 32 simulated sources on 4 to 64 logical GPUs, against the ideal
 # make bench-control-plane  one million responses through the whole run, with an engine that takes no time
 # make bench-prompt-memory  memory of reading and planning 10,000 to 1,000,000 prompts
+# make audit             known vulnerabilities of the locked packages (AUDIT="--service URL" asks an OSV service of yours)
+# make image IMAGE=gpu   the container image, or IMAGE=cpu for smoke runs (BUILDER=docker, podman or buildah)
 # make bench-allocation  what adaptive allocation of samples keeps and spends, on recorded reward tables (two minutes)
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -28,10 +30,13 @@ STAMP := .venv/.installed-$(EXTRA)
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONWARNINGS=ignore $(BIN)/python -m pip -qq
 # The build of torch comes from wherever pip finds torch: point PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL at CPU builds.
 TORCH := torch==2.13.0
+# All others come as wheels, so that nothing of theirs runs while they are installed. PyPI has these as source alone.
+FROM_SOURCE := deepspeed,rouge-score,sqlitedict,wavedrom,word2number
+IMAGE ?= gpu
+BUILDER ?= docker
 
 .PHONY: help install demo miniature test test-slow test-gpu test-browser fuzz chaos bench-train bench-allocation \
-    bench-sampling \
-    bench-scaling bench-control-plane bench-prompt-memory docs lint lock clean tools
+    bench-sampling bench-scaling bench-control-plane bench-prompt-memory docs lint lock lock-images image audit clean tools
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -54,7 +59,7 @@ $(STAMP): pyproject.toml requirements/cpu.txt | tools
 	    $(PIP) install -e '.[gpu,demo,dev]'
 	else
 	    $(PIP) install --no-deps $(TORCH)
-	    $(PIP) install --no-deps --require-hashes -r requirements/cpu.txt
+	    $(PIP) install --no-deps --require-hashes --only-binary :all: --no-binary $(FROM_SOURCE) -r requirements/cpu.txt
 	    $(PIP) install --no-deps --no-build-isolation -e .
 	    $(BIN)/python -c 'import torch' 2>/dev/null || { echo "error: this torch cannot be imported: it may be a build" \
 	        "for CUDA; point PIP_EXTRA_INDEX_URL at PyTorch's index of CPU builds, then make clean install" >&2; exit 1; }
@@ -145,6 +150,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/hadolint cluster/docker/*.Dockerfile
 
 # uv is needed only here. Where torch builds lie in a folder, name it in UV_FIND_LINKS.
 lock:
@@ -154,6 +160,18 @@ lock:
 	    --generate-hashes --no-emit-package torch --index-strategy unsafe-best-match --no-header --no-annotate \
 	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 >> requirements/.cpu.txt.new
 	mv requirements/.cpu.txt.new requirements/cpu.txt
+
+# What the images install; after `make lock`, whose versions they keep.
+lock-images:
+	@UV=$(UV) requirements/lock_images.sh
+
+# A service that cannot be reached is a failure too: then nothing was audited.
+audit: install
+	$(BIN)/python requirements/audit.py $(AUDIT)
+
+image:
+	@case "$(IMAGE)" in cpu|gpu) ;; *) echo "error: IMAGE must be cpu or gpu, not $(IMAGE)" >&2; exit 1 ;; esac
+	$(BUILDER) build --file cluster/docker/$(IMAGE).Dockerfile --tag wrpo-ray:$(IMAGE) $(BUILD) .
 
 clean:
 	rm -rf .venv .venv-trl demo_assets build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -45,6 +45,8 @@ def connected(config: RayConfig) -> Iterator[None]:
     # Ray Data tells the plan of every single pass; the steps of the run are enough.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     prepare_token(config, address)
+    # Says where the dashboard is, in colours, into logs too; the line below says where the cluster is.
+    logging.getLogger("ray._private.worker").setLevel(logging.WARNING)
     with on_loopback_alone() if address == "local" else nullcontext(), _started(config, address):
         # The whole run has one display (live.show): a bar for every pass would write over it.
         DataContext.get_current().enable_progress_bars = False

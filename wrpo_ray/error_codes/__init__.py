@@ -11,6 +11,7 @@ from wrpo_ray.error_codes.clusters import CLUSTERS
 from wrpo_ray.error_codes.entry import Entry
 from wrpo_ray.error_codes.evaluation import EVALUATION
 from wrpo_ray.error_codes.inputs import INPUTS
+from wrpo_ray.error_codes.jobs import JOBS
 from wrpo_ray.error_codes.machine import MACHINE
 from wrpo_ray.error_codes.models import MODELS
 from wrpo_ray.error_codes.plans import PLANS
@@ -19,7 +20,7 @@ from wrpo_ray.error_codes.trust import TRUST
 from wrpo_ray.errors import ConfigError
 
 CATALOGUE: dict[str, Entry] = dict(
-    sorted((INPUTS | EVALUATION | PLANS | CLUSTERS | MODELS | MACHINE | RUNNING | TRUST).items())
+    sorted((INPUTS | JOBS | EVALUATION | PLANS | CLUSTERS | MODELS | MACHINE | RUNNING | TRUST).items())
 )
 GROUPS = {
     "B": "Bugs",
@@ -27,6 +28,7 @@ GROUPS = {
     "D": "Input data",
     "E": "Engines",
     "I": "Interruptions",
+    "J": "Jobs on a cluster",
     "L": "Lease",
     "M": "Models",
     "Q": "Quarantine",
