@@ -63,7 +63,8 @@ def assert_only_with_token(dashboard: str) -> None:
 def assert_nothing_told(dashboard: str, folders: Iterable[Path], output: str) -> None:
     """No secret is in a file of the run or of Ray's session, in the job's output, or in what the dashboard tells."""
     assert told_in(output.encode()) == []
-    assert files_that_tell(folders) == []
+    found = files_that_tell(folders)
+    assert found == [], "\n".join(found)
     for path in ("/api/jobs/", "/api/v0/tasks?limit=1000&detail=1", "/api/v0/workers?detail=1", "/nodes?view=details",
                  "/api/v0/runtime_envs", "/logical/actors"):  # fmt: skip
         status, body = asked(dashboard + path, token=TOKEN)
