@@ -13,7 +13,7 @@ CANARIES = {
     "HF_TOKEN": "hf_" + "CaNaRyCaNaRyCaNaRyCaNaRyCaNaRy0002",
     "AWS_SECRET_ACCESS_KEY": "c4nary/" * 5 + "abcde",
     "WANDB_API_KEY": "0123456789" * 4,
-    "MY_PASSWORD": "correct-c4nary-battery",
+    "MY_PASSWORD": "correct-" + "c4nary-battery",
 }
 _SECRETS = [value.encode() for value in (TOKEN, *CANARIES.values())]
 

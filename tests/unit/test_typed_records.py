@@ -11,7 +11,7 @@ import pytest
 
 from wrpo_ray.broken_sources import read_broken
 from wrpo_ray.errors import StorageError
-from wrpo_ray.failures import last_failure
+from wrpo_ray.failures import read_failures
 from wrpo_ray.storage import lease_records, ledger
 from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.manifest import FileEntry, Manifest, read_manifest
@@ -122,7 +122,7 @@ def test_odd_broken_source(field: str, value: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("record", [{}, {"step": 7}, {**dict.fromkeys(("step", "fingerprint", "at"), "x"), "epoch": 1}])
 def test_odd_failure_is_none(record: dict[str, Any], tmp_path: Path) -> None:
     (locate(tmp_path) / "failures/000001.json").create_sealed(record)
-    assert last_failure(locate(tmp_path)) is None
+    assert read_failures(locate(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
