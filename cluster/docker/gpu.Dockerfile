@@ -43,7 +43,7 @@ RUN pip install --no-deps --no-index --no-build-isolation .
 
 FROM system
 COPY --from=packages /opt/wrpo /opt/wrpo
-WORKDIR /app
+WORKDIR /opt/wrpo_ray
 COPY jobs jobs
 ENV PATH=/opt/wrpo/bin:$PATH \
     PYTHONUNBUFFERED=1 \
