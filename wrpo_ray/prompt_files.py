@@ -269,6 +269,9 @@ def _bytes_in_place_of_text(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         fields = [kind.field(index) for index in range(kind.num_fields)]
         return pa.struct([field.with_type(_bytes_in_place_of_text(field.type)) for field in fields])
+    if pa.types.is_dictionary(kind):
+        # As Parquet's text is read: a long value in many rows is in memory once.
+        return pa.dictionary(kind.index_type, _bytes_in_place_of_text(kind.value_type))
     of_text = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
     return of_text.get(kind, kind)
 

@@ -150,7 +150,7 @@ def test_an_endpoints_key_needs_a_secret_and_its_port_is_open() -> None:
         "sources=[{name: api, type: openai, base_url: 'http://models.example.com:8000/v1', model: m, "
         "api_key_env: MY_API_KEY}]"
     )
-    config = on_site(endpoint, "cluster.secrets=[]", "target.path=gs://b/meta-llama-3-8b-instruct")
+    config = on_site(endpoint, "cluster.secrets=[]", "target.path=gs://bkt/meta-llama-3-8b-instruct")
     assert refused(config) == [("sources.api.api_key_env", "WRPO-C144")]
     assert outside_ports(config) == [8000]
 
@@ -185,10 +185,10 @@ def test_machines_are_of_known_accelerators() -> None:
 
 def test_an_overlay_is_laid_over_sections_and_replaces_the_cluster(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
-    site.write_text("wrpo: {beta: 0.5}\nsources: {gemma2-27b: {path: gs://b/g}}\ncluster: {image: 'a:1'}\n")
+    site.write_text("wrpo: {beta: 0.5}\nsources: {gemma2-27b: {path: gs://bkt/g}}\ncluster: {image: 'a:1'}\n")
     config = load_config(PAPER, [*overrides_of(str(site)), "wrpo.num_epochs=2"])
     assert (config.wrpo.beta, config.wrpo.num_epochs, config.wrpo.learning_rate) == (0.5, 2, 3e-7)
-    assert config.sources[1].path == "gs://b/g"
+    assert config.sources[1].path == "gs://bkt/g"
     assert config.cluster is not None
     assert config.cluster.image == "a:1"
 
