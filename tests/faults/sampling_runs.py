@@ -60,7 +60,7 @@ def sampling_job(
     # Makes it IN_FLIGHT shards at a time: see data.in_flight.
     engine = EngineConfig(max_num_seqs=PROMPTS_PER_SHARD * NUM_SAMPLES)
     sampling = SamplingConfig(num_samples=NUM_SAMPLES)
-    model = ModelConfig(name="fake", path="none", engine=engine, sampling=sampling, resources=resources)
+    model = ModelConfig(name="fake", path="./none", engine=engine, sampling=sampling, resources=resources)
     make = functools.partial(FakeGenerator, str(folder / "fake"))
     prompts = prompts_step(folder / "prompts")
     return SamplingJob(model, prompts, ("sft",), 7, "identity", faults, rows or RowsConfig(), make)
@@ -93,7 +93,7 @@ def num_commits(folder: Path) -> int:
 
 def clean_responses() -> list[Response]:
     """Return what an undisturbed engine gives, made without any of the machinery."""
-    model = ModelConfig(name="fake", path="none", sampling=SamplingConfig(num_samples=NUM_SAMPLES))
+    model = ModelConfig(name="fake", path="./none", sampling=SamplingConfig(num_samples=NUM_SAMPLES))
     engine = FakeGenerator.__new__(FakeGenerator)
     engine.model, engine.run_seed, engine.identity = model, 7, "identity"
     return [engine._response(item, index) for item in IDS for index in range(NUM_SAMPLES)]

@@ -51,7 +51,7 @@ def cluster() -> Iterator[Cluster]:
 
 def job_of(folder: Path, resources: ResourcesConfig) -> SamplingJob:
     sampling = SamplingConfig(num_samples=2)
-    model = ModelConfig(name="fake", path="none", sampling=sampling, resources=resources)
+    model = ModelConfig(name="fake", path="./none", sampling=sampling, resources=resources)
     make = functools.partial(SpanningGenerator, str(folder / "fake"))
     return SamplingJob(model, prompts_step(folder / "prompts"), ("sft",), 7, "identity", FAULTS, make_generator=make)
 

@@ -22,7 +22,7 @@ from wrpo_ray.engines.supervisor import SupervisedEngine
 from wrpo_ray.errors import ModelError
 from wrpo_ray.schema import Prompt
 
-MODEL = ModelConfig(name="fake", path="none", sampling=SamplingConfig(num_samples=2))
+MODEL = ModelConfig(name="fake", path="./none", sampling=SamplingConfig(num_samples=2))
 BATCHES = [
     [Prompt(f"p{batch}{row}", [{"role": "user", "content": "?"}], "sft", None) for row in range(4)]
     for batch in range(4)

@@ -23,7 +23,7 @@ from wrpo_ray.steps import StepResult
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.tables import read_file, write_rows
 
-REWARD = TransformersRewardConfig(type="transformers", path="none")
+REWARD = TransformersRewardConfig(type="transformers", path="./none")
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from wrpo_ray.engines.supervisor import SupervisedEngine
 from wrpo_ray.errors import ModelError
 from wrpo_ray.schema import Prompt
 
-MODEL = ModelConfig(name="fake", path="none", sampling=SamplingConfig(num_samples=2))
+MODEL = ModelConfig(name="fake", path="./none", sampling=SamplingConfig(num_samples=2))
 PROMPTS = [Prompt(f"p{number}", [{"role": "user", "content": f"{number}"}], "sft", None) for number in range(8)]
 
 
