@@ -26,13 +26,18 @@ _SETUP = """
 set -e
 hostname "$NODE_NAME"
 mount --make-rprivate /
+# Before anything is hidden: it may lie in /tmp itself.
+kept="$NODE_FOLDER/kept"
+mkdir "$kept"
+mount --bind "$KEPT" "$kept"
 mount --bind "$NODE_FOLDER/tmp" /tmp
 mount --bind "$NODE_FOLDER/etc/hosts" /etc/hosts
 mount --bind "$NODE_FOLDER/etc/resolv.conf" /etc/resolv.conf
 mount -t tmpfs -o size=2g tmpfs /dev/shm
-kept="$(mktemp -d)"
-mount --bind "$KEPT" "$kept"
-for folder in $HIDDEN; do mount -t tmpfs -o size=1m tmpfs "$folder"; done
+for folder in $HIDDEN; do
+    # What lies in /tmp is hidden already.
+    if [ -d "$folder" ]; then mount -t tmpfs -o size=1m tmpfs "$folder"; fi
+done
 mkdir -p "$KEPT"
 mount --bind "$kept" "$KEPT"
 touch "$NODE_FOLDER/ready"
