@@ -66,6 +66,10 @@ def pod_script(pod: dict[str, Any], command: str, folders: dict[str, Path], toke
         for each in proc sys dev; do mount --rbind /$each $pod/root/$each; done
         mount --bind {ROOT} $pod/root{IMAGE}; mount -o remount,bind,ro $pod/root{IMAGE}
         {chr(10).join(mounts)}
+        # The packages, where the pod's own /tmp has hidden them.
+        [ -x $pod/root{PACKAGES}/python ] || {{
+            mkdir -p $pod/root{sys.prefix}; mount --bind {sys.prefix} $pod/root{sys.prefix}
+        }}
         exec chroot $pod/root setpriv --reuid {user} --regid {user} --clear-groups --no-new-privs --inh-caps=-all \\
             --bounding-set=-all env -i {variables} bash -c {shlex.quote(inner)}
     """
