@@ -1,8 +1,23 @@
 """Fixtures shared by all tests."""
 
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _hub_as_it_was() -> Iterator[None]:
+    """Training in this process closes the hub for good, as it should in a worker; other tests ask one of their own."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    yield
+    if before is None:
+        os.environ.pop("HF_HUB_OFFLINE", None)
+    else:
+        os.environ["HF_HUB_OFFLINE"] = before
+    if (constants := sys.modules.get("huggingface_hub.constants")) is not None:
+        constants.HF_HUB_OFFLINE = (before or "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 @pytest.fixture(scope="session")

@@ -35,10 +35,10 @@ def connected(config: RayConfig) -> Iterator[None]:
     import ray
     from ray.data import DataContext
 
+    require_safe_process()
     if ray.is_initialized():
         yield
         return
-    require_safe_process()
     address = cluster_address(config)
     # Ray is pinned; data.replicas has no other way to name the replicas of Ray Data's pools before 2.64.
     warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
