@@ -22,8 +22,8 @@ from wrpo_ray.errors import InterruptedRunError, WrpoError
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 2.0
-"""From the first signal to the end of the process, at most."""
+GRACE_S = 1.5
+"""From the first signal to the end that is forced; a large process takes up to a second more on a busy machine."""
 # `timeout` and some shells send one signal to the process and to its group: that is one wish, not two.
 _SAME_WISH_S = 0.25
 _FLUSH_S = 0.2

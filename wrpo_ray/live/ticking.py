@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from wrpo_ray.live.guard import Guard
 
-# A body that is interrupted has two seconds in all until its process ends.
-_JOIN_S = 1.0
+# A body that is interrupted has interrupts.GRACE_S, 1.5 seconds, in all until its process ends.
+_JOIN_S = 0.7
 
 
 @contextmanager
