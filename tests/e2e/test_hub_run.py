@@ -19,6 +19,7 @@ MODELS = {
     "reward": "reward",
 }
 NOBODY = "http://127.0.0.1:9"
+COMMAND = "import sys; from wrpo_ray.cli import main; sys.exit(main())"
 
 
 def config(tmp_path: Path, *overrides: str) -> list[str]:
@@ -58,7 +59,7 @@ def test_a_run_fetches_each_model_once_and_then_needs_no_hub(tmp_path: Path) -> 
         assert {line: count for line, count in fetched.items() if line.startswith("GET")} == {
             f"GET /organisation/{name}/resolve/{COMMIT}/model.safetensors": 1 for name in MODELS.values()
         }
-        fetch = ["-m", "wrpo_ray.cli", "fetch", file, *overrides, "--to", str(tmp_path / "store")]
+        fetch = ["-c", COMMAND, "fetch", file, *overrides, "--to", str(tmp_path / "store")]
         assert "all files have the hashes" in started(fetch, server.address, tmp_path / "cache")
         assert server.downloads("model.safetensors") == len(MODELS)
     # The same run, seen from a machine that has the store and nothing else.
@@ -74,6 +75,6 @@ def test_a_run_from_the_store_without_a_network(tmp_path: Path) -> None:
     file, *overrides = config(tmp_path, f"models.store={store}")
     with hub_server() as server:
         served(server)
-        started(["-m", "wrpo_ray.cli", "fetch", file, *overrides], server.address, tmp_path / "cache")
+        started(["-c", COMMAND, "fetch", file, *overrides], server.address, tmp_path / "cache")
     out = started(["jobs/fuse.py", "--config", file, *overrides], NOBODY, tmp_path / "node", HF_HUB_OFFLINE="1")
     assert "fused model:" in out
