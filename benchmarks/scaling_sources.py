@@ -1,6 +1,6 @@
 """How well sources fill a cluster: `make bench-scaling`, or
 
-    python -m benchmarks.scaling_sources [--quick | --long]
+    python -m benchmarks.scaling_sources [--quick | --long] [--gpus N]
 
 A real Ray cluster of logical nodes with 8 GPUs each (4 in the smallest case), the real scheduler, Ray Data pipelines,
 ledger and commits; the engine (SimulatedGenerator) sleeps as long as the planner's model says, on a scale that is told
@@ -57,22 +57,32 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer sources, below two minutes; writes no results")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--long", action="store_true", help="up to 32 sources on each cluster, about five hours")
+    parser.add_argument("--gpus", type=int, choices=[num_gpus for num_gpus, _ in _LANES],
+                        help="this size of cluster alone; the results of the others stay")  # fmt: skip
     options = parser.parse_args()
     lanes = _QUICK_LANES if options.quick else _LONG_LANES if options.long else _LANES
     print("  ".join(f"{title:>{_width(form)}}" for title, _, form in _COLUMNS), flush=True)
+    lanes = [lane for lane in lanes if options.gpus in (None, lane[0])]
     records: list[dict[str, Any]] = []
     for num_gpus, cases in lanes:
         for record in _lane(num_gpus, cases):
             records.append(record)
             if not options.quick:
                 # A run takes an hour, and each case counts by itself.
-                _write(options.out, records)
+                _write(options.out, [*_of_other_sizes(options.out, options.gpus), *records])
     for fit in _fits(records):
         print(f"{fit['num_gpus']} GPUs: makespan = {fit['first_h']:.2f} h + {fit['h_per_source']:.3f} h per source of "
               f"the mix (r2 {fit['r2']:.4f})")  # fmt: skip
 
 
+def _of_other_sizes(out: Path, num_gpus: int | None) -> list[dict[str, Any]]:
+    if num_gpus is None or not out.exists():
+        return []
+    return [record for record in json.loads(out.read_text("utf-8"))["records"] if record["num_gpus"] != num_gpus]
+
+
 def _write(out: Path, records: Sequence[dict[str, Any]]) -> None:
+    records = sorted(records, key=lambda record: (record["num_gpus"], record["num_sources"]))
     told = {"goal": GOAL, "engine": "SimulatedGenerator", "records": records, "fits": _fits(records)}
     out.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
 
