@@ -1,6 +1,6 @@
 """How well sources fill a cluster: `make bench-scaling`, or
 
-    python -m benchmarks.scaling_sources [--quick | --long] [--gpus N]
+    python -m benchmarks.scaling_sources [--quick | --long] [--gpus N] [--sources N]
 
 A real Ray cluster of logical nodes with 8 GPUs each (4 in the smallest case), the real scheduler, Ray Data pipelines,
 ledger and commits; the engine (SimulatedGenerator) sleeps as long as the planner's model says, on a scale that is told
@@ -23,6 +23,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ _SOURCES = (1, 2, 4, 8, 16, 32)
 _LANES = ((4, ((4, 300),)), (16, ((8, 700),)), (64, ((8, 1500),)))
 _LONG_LANES = (
     (4, ((1, 100), (4, 300), (8, 600))),
-    (16, ((1, 200), (2, 300), (4, 500), (8, 700), (16, 1400), (32, 2800))),
+    (16, ((1, 200), (2, 300), (4, 500), (8, 700), (16, 1400), (32, 1600))),
     (64, ((8, 1500), (32, 6000))),
 )
 _QUICK_LANES = ((4, ((2, 30),)),)
@@ -56,29 +57,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling_sources", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sources, below two minutes; writes no results")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--long", action="store_true", help="up to 32 sources on each cluster, about five hours")
+    parser.add_argument("--long", action="store_true", help="up to 32 sources on each cluster, about four hours")
     parser.add_argument("--gpus", type=int, choices=[num_gpus for num_gpus, _ in _LANES],
                         help="this size of cluster alone; the results of the others stay")  # fmt: skip
+    parser.add_argument("--sources", type=int, choices=_SOURCES, help="this case alone; the results of the others stay")
     options = parser.parse_args()
-    lanes = _QUICK_LANES if options.quick else _LONG_LANES if options.long else _LANES
+    lanes = _asked(options)
     print("  ".join(f"{title:>{_width(form)}}" for title, _, form in _COLUMNS), flush=True)
-    lanes = [lane for lane in lanes if options.gpus in (None, lane[0])]
+    kept = [] if options.quick else _others(options.out, lanes)
     records: list[dict[str, Any]] = []
     for num_gpus, cases in lanes:
         for record in _lane(num_gpus, cases):
-            records.append(record)
+            records.append({**record, "date": date.today().isoformat()})
             if not options.quick:
                 # A run takes an hour, and each case counts by itself.
-                _write(options.out, [*_of_other_sizes(options.out, options.gpus), *records])
+                _write(options.out, [*kept, *records])
     for fit in _fits(records):
         print(f"{fit['num_gpus']} GPUs: makespan = {fit['first_h']:.2f} h + {fit['h_per_source']:.3f} h per source of "
               f"the mix (r2 {fit['r2']:.4f})")  # fmt: skip
 
 
-def _of_other_sizes(out: Path, num_gpus: int | None) -> list[dict[str, Any]]:
-    if num_gpus is None or not out.exists():
+def _asked(options: argparse.Namespace) -> list[tuple[int, list[tuple[int, int]]]]:
+    lanes = _QUICK_LANES if options.quick else _LONG_LANES if options.long else _LANES
+    asked = [
+        (num_gpus, [case for case in cases if options.sources in (None, case[0])])
+        for num_gpus, cases in lanes
+        if options.gpus in (None, num_gpus)
+    ]
+    return [(num_gpus, cases) for num_gpus, cases in asked if cases]
+
+
+def _others(out: Path, lanes: Sequence[tuple[int, Sequence[tuple[int, int]]]]) -> list[dict[str, Any]]:
+    """Return the records in the file that `lanes` will not make anew."""
+    if not out.exists():
         return []
-    return [record for record in json.loads(out.read_text("utf-8"))["records"] if record["num_gpus"] != num_gpus]
+    anew = {(num_gpus, num_sources) for num_gpus, cases in lanes for num_sources, _ in cases}
+    records = json.loads(out.read_text("utf-8"))["records"]
+    return [record for record in records if (record["num_gpus"], record["num_sources"]) not in anew]
 
 
 def _write(out: Path, records: Sequence[dict[str, Any]]) -> None:
