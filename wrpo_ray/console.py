@@ -25,6 +25,7 @@ BUG_EXIT_CODE = 70
 BUG_CODE = "WRPO-B070"
 _PACKAGE = Path(__file__).parent
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def run_command(function: Callable[[], int], debug: bool = False) -> int:
@@ -108,6 +109,12 @@ def _known(error: BaseException) -> WrpoError | None:
         where = f": {error.filename}" if error.filename else ""
         return StorageError(
             f"{error.strerror}{where}", code="WRPO-S002", help="free some space and run the same command again"
+        )
+    if isinstance(error, OSError) and error.errno in _DENIED and error.filename:
+        return StorageError(
+            f"{error.strerror}: {error.filename}",
+            code="WRPO-S004",
+            help=f"let user {os.getuid()}, as whom this process runs, use this file, and run the same command again",
         )
     return None
 

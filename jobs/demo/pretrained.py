@@ -47,6 +47,8 @@ def _convert(gguf: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from wrpo_ray.train.model import share_as
+
     logging.disable_progress_bar()
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -57,3 +59,4 @@ def _convert(gguf: Path, out: Path) -> None:
         del model.config.quantization_config
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
+    share_as(out / "config.json", *out.glob("*.safetensors"))

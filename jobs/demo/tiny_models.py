@@ -164,9 +164,12 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) 
     """Write model and tokenizer as a Hugging Face folder."""
     from transformers.utils import logging
 
+    from wrpo_ray.train.model import share_as
+
     logging.disable_progress_bar()
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    share_as(out / "config.json", *out.glob("*.safetensors"))
 
 
 def train(model: PreTrainedModel, chat: ChatTokenizer, known: Sequence[Question], recipe: Recipe) -> None:

@@ -117,6 +117,9 @@ def test_what_is_saved_computes_what_was_trained(architecture, tmp_path):
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     torch.testing.assert_close(whole(ids).logits, expected, rtol=1e-5, atol=1e-5)
     assert (tmp_path / "model" / "tokenizer.json").exists()
+    # Whoever serves the model may be another user than the one that trained it.
+    modes = {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "model" / "config.json").stat().st_mode}
     assert not adapted_layers(whole)
     # As peft merges, and as peft reads what lies beside it.
     theirs = plain_lora(architecture, LORA, model).merge_and_unload()

@@ -49,6 +49,7 @@ def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (LeaseError("x"), 5, "WRPO-L001"),
         (StorageError("x"), 6, "WRPO-S001"),
         (OSError(errno.ENOSPC, "No space left on device", "/runs/x"), 6, "WRPO-S002"),
+        (PermissionError(errno.EACCES, "Permission denied", "/models/x"), 6, "WRPO-S004"),
         (KeyboardInterrupt(), 7, "WRPO-I002"),
         (ModelError("x"), 8, "WRPO-M001"),
         (WrappedError(ModelError("x")), 8, "WRPO-M001"),

@@ -157,8 +157,9 @@ RUNNING = {
     ),
     "WRPO-S004": Entry(
         "the store denies access",
-        "The credentials are missing, have expired, or may not do this.",
-        "Check them in the environment: get, put, list and delete below the run's folder are needed.",
+        "The credentials are missing, have expired, or may not do this. On a disk: a file belongs to another user.",
+        "Check them in the environment: get, put, list and delete below the run's folder are needed. On a disk: change "
+        "the file's owner or mode, or run as its owner.",
     ),
     "WRPO-S005": Entry(
         "the bucket does not exist",

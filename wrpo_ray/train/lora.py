@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from wrpo_ray.config import LoraConfig
 from wrpo_ray.errors import ConfigError
+from wrpo_ray.train.model import share_as
 
 ADAPTER = "adapter"
 _NAME = "default"
@@ -103,4 +104,6 @@ def save_adapter(model: Any, state: Mapping[str, torch.Tensor], base: str, folde
         for name, tensor in state.items()
         if ".lora_A." in name or ".lora_B." in name
     }
-    save_file(adapters, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    weights = folder / "adapter_model.safetensors"
+    save_file(adapters, weights, metadata={"format": "pt"})
+    share_as(folder / "adapter_config.json", weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import torch
@@ -72,3 +73,10 @@ def save_model(model: PreTrainedModel, state: dict[str, torch.Tensor], files: Mo
     """Write weights as safetensors with config, generation config, tokenizer and chat template into `folder`."""
     model.save_pretrained(folder, state_dict=state)
     tokenizer_of(files).save_pretrained(folder)
+    share_as(folder / "config.json", *folder.glob("*.safetensors"))
+
+
+def share_as(example: Path, *paths: Path) -> None:
+    """Let whoever may read `example` read `paths`; safetensors writes files that only their owner can read."""
+    for path in paths:
+        shutil.copymode(example, path)
