@@ -26,8 +26,8 @@ from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.manifest import RunLayout
 
 # Processes that stand ready on all nodes before a case begins, and are made ready again on one node after the other
-# while it goes on: each takes about 80 MiB, and a second of a core to start.
-_READY = 80
+# while it goes on: each takes about 125 MiB, and a second of a core to start.
+_READY = 48
 _MOST_PER_NODE = 20
 _REFILL_EVERY_S = 3.0
 
