@@ -201,6 +201,8 @@ def _denied(config: FuseConfig) -> Iterator[Problem]:
             yield from denied_arguments(f"{place}.engine.extra_args", engine.extra_args)
         if isinstance(resources, ResourcesConfig):
             yield from denied_environment(f"{place}.resources.env_vars", resources.env_vars)
+    if config.cluster:
+        yield from denied_environment("cluster.env", config.cluster.env, may_name_code=True)
     if config.evaluation and config.evaluation.lm_eval:
         arguments = config.evaluation.lm_eval.model_args
         yield from denied_lm_eval_arguments("evaluation.lm_eval.model_args", arguments)
