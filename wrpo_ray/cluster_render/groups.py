@@ -16,7 +16,7 @@ from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_cluster import ClusterConfig, NodesConfig, PlacementConfig
 from wrpo_ray.errors import ConfigError, Problem
 from wrpo_ray.planning.accelerators import CPU
-from wrpo_ray.scheduling.nodes import Node, too_large
+from wrpo_ray.scheduling.nodes import ROUNDING, Node, too_large
 
 # The rest of a machine belongs to the system and to what runs on every node of a Kubernetes cluster.
 SHARE_OF_MACHINE = 0.9
@@ -85,11 +85,38 @@ def _groups(config: FuseConfig, cluster: ClusterConfig) -> Iterator[Group | Prob
         if isinstance(shape, Problem):
             yield shape
             continue
-        nodes = settings.max_nodes or math.ceil(count / (shape.gpus or shape.cpus))
+        nodes = settings.max_nodes or max(
+            math.ceil(count / (shape.gpus or shape.cpus)), _for_whole_parts(config, accelerator, shape)
+        )
         if problem := _counts(f"cluster.nodes.{accelerator}", settings, nodes):
             yield problem
             continue
         yield from _split(accelerator, shape, settings, nodes)
+
+
+def _for_whole_parts(config: FuseConfig, accelerator: str, shape: Machine) -> int:
+    """Return the nodes that hold all parts of each section: a part lies on whole nodes, and may leave GPUs unused.
+
+    0 where planning.cluster says how many accelerators there are; a part that no node holds counts as none.
+    """
+    if accelerator in config.planning.cluster:
+        return 0
+    return max(
+        (_nodes_of(claim, shape) for _, claim in claims(config) if accelerator_of(config, claim) == accelerator),
+        default=0,
+    )
+
+
+def _nodes_of(claim: Claim, shape: Machine) -> int:
+    gpus, cpus = claim.num_gpus / claim.num_nodes, claim.num_cpus / claim.num_nodes
+    by_cpus = int(shape.cpus / cpus + ROUNDING)
+    on_a_node = by_cpus
+    if gpus >= 1:
+        on_a_node = min(by_cpus, int(shape.gpus / gpus))
+    elif gpus:
+        # Fractions lie on one GPU each.
+        on_a_node = min(by_cpus, int(1 / gpus + ROUNDING) * shape.gpus)
+    return math.ceil(claim.most * claim.num_nodes / on_a_node) if on_a_node else 0
 
 
 def _counts(place: str, settings: NodesConfig, nodes: int) -> Problem | None:
@@ -132,6 +159,9 @@ def _split(accelerator: str, shape: Machine, settings: NodesConfig, nodes: int) 
 def node_shape(cluster: ClusterConfig, accelerator: str, given: PlacementConfig, place: str) -> Machine | Problem:
     """Return what one pod of a node has: as given at `place`, or nine tenths of the usual machine."""
     usual = usual_machine(cluster.cloud, accelerator)
+    if accelerator == CPU and isinstance(given, NodesConfig) and given.gpus:
+        fix = "describe them under the GPUs' own type, or remove it"
+        return Problem(f"{place}.gpus", str(given.gpus), "these are the nodes without GPUs", fix, "WRPO-C141")
     if given.instance_type and usual and given.instance_type != usual.instance_type:
         usual = None
     gpus = 0 if accelerator == CPU else (isinstance(given, NodesConfig) and given.gpus) or (usual and usual.gpus)
@@ -142,6 +172,14 @@ def node_shape(cluster: ClusterConfig, accelerator: str, given: PlacementConfig,
         wanted = ["cpus", "memory_gb", *(["gpus"] if accelerator != CPU else [])]
         fix = f"set {', '.join(wanted)} of one node, or cluster.cloud"
         return Problem(place, value, "what this machine has is not known", fix, "WRPO-C141")
+    # Nodes without GPUs may be of any machine type.
+    if usual and accelerator != CPU:
+        for name, asked, there in (
+            ("gpus", gpus, usual.gpus), ("cpus", cpus, usual.cpus), ("memory_gb", memory_gb, usual.memory_gb)
+        ):  # fmt: skip
+            if asked > there:
+                rule, fix = f"a {usual.instance_type} has {there}", "ask for less, or name another instance_type"
+                return Problem(f"{place}.{name}", str(asked), rule, fix, "WRPO-C141")
     return Machine(given.instance_type or (usual.instance_type if usual else ""), gpus, cpus, memory_gb)
 
 
