@@ -109,7 +109,8 @@ def _secrets(config: FuseConfig) -> Iterator[Problem]:
     for place, value in _leaves(config.model_dump(mode="json"), config):
         name = place.rsplit(".", 1)[-1]
         free = any(section in place for section in _FREE_SECTIONS)
-        if isinstance(value, str) and value and (has_secret(value) or (free and is_secret_name(name))):
+        is_secret = isinstance(value, str) and value and (has_secret(value) or (free and is_secret_name(name)))
+        if is_secret or has_secret(name):
             rule = "never put a secret here: the config is stored with the run"
             fix = "set it in the environment of the nodes, or name a file there that holds it"
             yield Problem(redacted(place), HIDDEN, rule, fix, "WRPO-C024")
