@@ -288,3 +288,22 @@ def test_rendering_imports_nothing_heavy() -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
     assert done.stderr.split() == ["0"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["cluster.time_limit_hours=1e308", "cluster.idle_minutes=1e308", "cluster.max_retries=99999999999",
+     "cluster.nodes={H100: {max_nodes: 99999999999}}", "cluster.kuberay.run_as_user=99999999999"],
+)  # fmt: skip
+def test_numbers_that_kubernetes_cannot_hold(override: str) -> None:
+    with pytest.raises(ConfigError, match="less than or equal to"):
+        on_site(override)
+
+
+def test_parts_of_any_size_end_as_nodes_or_as_a_problem() -> None:
+    small = ("planning.cluster={}", "cluster.nodes={}")
+    assert rendered(on_site("target.resources.num_cpus=1e-300", *small), "kuberay", "x")
+    tiny = ("target.resources.num_gpus=1e-300", "target.engine.gpu_memory_utilization=1e-301", *small)
+    assert rendered(on_site(*tiny), "kuberay", "x")
+    for override in ("planning.cluster={H100: 100000000000000000000}", "cluster.nodes={H100: {max_nodes: 2000000000}}"):
+        assert refused(on_site(override)) == [("cluster.nodes.H100.max_nodes", "WRPO-C141")]

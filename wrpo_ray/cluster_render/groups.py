@@ -20,6 +20,9 @@ from wrpo_ray.scheduling.nodes import ROUNDING, Node, too_large
 
 # The rest of a machine belongs to the system and to what runs on every node of a Kubernetes cluster.
 SHARE_OF_MACHINE = 0.9
+# More parts than a node ever has, and the nodes that the largest Kubernetes clusters have
+# (https://cloud.google.com/kubernetes-engine/docs/concepts/planning-large-clusters).
+_MANY, _MOST_NODES = 2**20, 65_000
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,13 @@ def _for_whole_parts(config: FuseConfig, accelerator: str, shape: Machine) -> in
 
 def _nodes_of(claim: Claim, shape: Machine) -> int:
     gpus, cpus = claim.num_gpus / claim.num_nodes, claim.num_cpus / claim.num_nodes
-    by_cpus = int(shape.cpus / cpus + ROUNDING)
+    by_cpus = int(min(shape.cpus / cpus, _MANY) + ROUNDING)
     on_a_node = by_cpus
     if gpus >= 1:
         on_a_node = min(by_cpus, int(shape.gpus / gpus))
     elif gpus:
         # Fractions lie on one GPU each.
-        on_a_node = min(by_cpus, int(1 / gpus + ROUNDING) * shape.gpus)
+        on_a_node = min(by_cpus, int(min(1 / gpus, _MANY) + ROUNDING) * shape.gpus)
     return math.ceil(claim.most * claim.num_nodes / on_a_node) if on_a_node else 0
 
 
@@ -123,6 +126,9 @@ def _counts(place: str, settings: NodesConfig, nodes: int) -> Problem | None:
     if settings.min_nodes > nodes:
         rule, fix = f"only {nodes} nodes are planned", "lower it, or raise max_nodes"
         return Problem(f"{place}.min_nodes", str(settings.min_nodes), rule, fix, "WRPO-C141")
+    if nodes > _MOST_NODES:
+        rule, fix = f"no Kubernetes cluster has more than {_MOST_NODES:,} nodes", "ask for less, or set max_nodes"
+        return Problem(f"{place}.max_nodes", str(nodes), rule, fix, "WRPO-C141")
     kept = settings.on_demand_nodes
     if kept and not settings.spot:
         rule, fix = "without `spot: true` no node may be withdrawn", "set spot, or remove it"
