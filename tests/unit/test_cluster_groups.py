@@ -1,5 +1,6 @@
 """Which nodes a run needs, what is refused, and how names and overlays become what a cluster takes."""
 
+import json
 import re
 import subprocess
 import sys
@@ -298,6 +299,13 @@ def test_rendering_imports_nothing_heavy() -> None:
 def test_numbers_that_kubernetes_cannot_hold(override: str) -> None:
     with pytest.raises(ConfigError, match="less than or equal to"):
         on_site(override)
+
+
+@pytest.mark.parametrize("name", ["Intel-GAUDI", "TPU-V4", "h100", "!", "X" * 60])
+def test_types_of_which_no_group_can_be_made(name: str) -> None:
+    nodes = json.dumps({name: {"gpus": 8, "cpus": 90, "memory_gb": 9, "node_selector": {"a": "b"}}})
+    config = on_site(f"sources.gemma2-9b.resources.accelerator_type={json.dumps(name)}", f"cluster.nodes={nodes}")
+    assert refused(config) == [(f"cluster.nodes.{name}", "WRPO-C141")]
 
 
 def test_parts_of_any_size_end_as_nodes_or_as_a_problem() -> None:

@@ -25,6 +25,12 @@ SHARE_OF_MACHINE = 0.9
 _MANY, _MOST_NODES = 2**20, 65_000
 
 
+# A label's value, with room for what KubeRay appends to pods' names.
+_GROUP_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,49}")
+# Ray's names of what is no GPU (ray.util.accelerators), or none that a device plugin calls one of NVIDIA's or AMD's.
+_NO_GPUS = ("TPU", "Intel", "aws-neuron", "Ascend", "MXC", "FURIOSA", "MOBILINT", "Apple")
+
+
 @dataclass(frozen=True)
 class Group:
     """Equal nodes. memory_gb: GiB. machine: what the node is at the cloud, "" where that is not known.
@@ -74,7 +80,7 @@ def find_groups(config: FuseConfig, cluster: ClusterConfig) -> list[Group]:
     found = list(_groups(config, cluster))
     groups = [group for group in found if isinstance(group, Group)]
     problems = [problem for problem in found if isinstance(problem, Problem)]
-    problems += _unknown(config, cluster)
+    problems += [*_unknown(config, cluster), *_named(groups)]
     problems += [] if problems else _too_small(config, groups)
     if problems:
         raise ConfigError.of("cannot render the nodes", problems)
@@ -199,6 +205,22 @@ def _unknown(config: FuseConfig, cluster: ClusterConfig) -> Iterator[Problem]:
         if name not in used:
             rule = f"nothing in the run uses nodes of this type; it uses {', '.join(used)}"
             yield Problem(f"cluster.nodes.{name}", name, rule, "correct the name, or remove it", "WRPO-C141")
+
+
+def _named(groups: list[Group]) -> Iterator[Problem]:
+    """Yield a problem for types of which no group can be made, or not beside those of another type."""
+    types: dict[str, str] = {}
+    for group in groups:
+        place, other = f"cluster.nodes.{group.accelerator}", types.setdefault(group.name, group.accelerator)
+        if group.gpus and group.accelerator.startswith(_NO_GPUS):
+            rule = "pods ask for GPUs of NVIDIA or AMD; engines and training here run on nothing else"
+            yield Problem(place, group.accelerator, rule, "name a GPU's type", "WRPO-C141")
+        elif not _GROUP_NAME.fullmatch(group.name):
+            rule = f"its group of nodes would be called {group.name!r}, which Kubernetes does not take"
+            yield Problem(place, group.accelerator, rule, "write the type as Ray calls it, such as H100", "WRPO-C141")
+        elif other != group.accelerator:
+            rule = f"its group of nodes would be called {group.name}, as that of {other}"
+            yield Problem(place, group.accelerator, rule, "write one type in one way", "WRPO-C141")
 
 
 def _too_small(config: FuseConfig, groups: list[Group]) -> Iterator[Problem]:
