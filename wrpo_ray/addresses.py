@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import unicodedata
 from urllib.parse import urlsplit
 
-# Beside link-local addresses: AWS over IPv6, Alibaba, Azure's host, Oracle.
-_METADATA = {"fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"}
+# Link-local addresses, and beside them: AWS over IPv6, Alibaba, Azure's host, Oracle.
+METADATA_NETWORKS = tuple(
+    ipaddress.ip_network(text)
+    for text in ("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32", "fe80::/10",
+                 "fd00:ec2::/32")
+)  # fmt: skip
 _METADATA_NAMES = {
     "metadata",
     "metadata.google.internal",
@@ -25,7 +30,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 def is_metadata_host(host: str) -> bool:
     """Tell whether a host, as it is written, is a metadata service or another link-local address; nobody is asked."""
-    name = host.strip("[]").rstrip(".").lower()
+    # Clients write other alphabets' digits and full stops as ASCII before they ask (IDNA, UTS 46).
+    name = unicodedata.normalize("NFKC", host).replace("\u3002", ".").strip("[]").rstrip(".").lower()
     return name in _METADATA_NAMES or ((address := _as_address(name)) is not None and _is_metadata(address))
 
 
@@ -60,4 +66,4 @@ def _is_metadata(address: Address) -> bool:
             return _is_metadata(address.ipv4_mapped)
         if address in _NAT64:
             return _is_metadata(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return address.is_link_local or str(address) in _METADATA
+    return any(address in network for network in METADATA_NETWORKS)

@@ -146,7 +146,7 @@ def _rows(path: Path, text: str) -> Iterator[Any]:
     if path.suffix == ".json":
         try:
             rows = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             rows = [error]
         yield from rows if isinstance(rows, list) else [rows]
         return
@@ -155,12 +155,12 @@ def _rows(path: Path, text: str) -> Iterator[Any]:
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield error
 
 
 def _mapping(row: Any) -> Mapping[str, Any]:
-    if isinstance(row, ValueError):
+    if isinstance(row, ValueError | RecursionError):
         raise _RowError(None, f"the row is not JSON: {row}")
     if not isinstance(row, dict):
         raise _RowError(row, "the row must hold a JSON object")

@@ -6,13 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from wrpo_ray.config_base import Frozen, NonNegativeInt, PositiveFloat, PositiveInt
+from wrpo_ray.config_base import Frozen, NonNegativeInt, PositiveInt
 
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$")]
 Image = Annotated[
     str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._:/-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|@sha256:[0-9a-f]{64})$")
 ]
+# What Kubernetes and KubeRay hold in 32 bits.
+Int32 = Annotated[int, Field(ge=0, le=2**31 - 1)]
+PositiveInt32 = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -45,9 +48,9 @@ class NodesConfig(PlacementConfig):
 
     gpus: PositiveInt | None = None
     """GPUs of one node; none takes the machine's."""
-    min_nodes: NonNegativeInt = 0
+    min_nodes: Int32 = 0
     """Nodes that stay even when nothing uses them."""
-    max_nodes: PositiveInt | None = None
+    max_nodes: PositiveInt32 | None = None
     """None: enough for `planning.cluster`, or else for the step that asks for most of this type."""
     spot: bool = False
     """Take machines that may be withdrawn at any time; the run goes on with what is left and resumes."""
@@ -136,7 +139,7 @@ class KubeRayConfig(Frozen):
     service_account: KubernetesName | None = None
     """ServiceAccount of all Ray pods, with a cloud identity that may use the object store; none: one without."""
     image_pull_secrets: tuple[KubernetesName, ...] = ()
-    run_as_user: Annotated[int, Field(ge=1)] = 1000
+    run_as_user: PositiveInt32 = 1000
     """User id of the image; root is not allowed."""
     volumes: tuple[VolumeConfig, ...] = ()
     cache: CacheConfig = CacheConfig()
@@ -150,9 +153,9 @@ class KubeRayConfig(Frozen):
     spot_selector: dict[str, str] = {}
     """Labels of spot nodes; none takes those of cluster.cloud (GKE's spot, EKS's capacityType)."""
     spot_tolerations: tuple[TolerationConfig, ...] = ()
-    delete_after_success_s: NonNegativeInt = 60
+    delete_after_success_s: Int32 = 60
     """The Ray cluster goes so long after the job has ended well."""
-    delete_after_failure_s: NonNegativeInt = 3600
+    delete_after_failure_s: Int32 = 3600
     """The Ray cluster of the last attempt stays so long, to be looked at."""
 
 
@@ -182,11 +185,11 @@ class ClusterConfig(Frozen):
     """Environment of all nodes. Never put a secret here: name the Secret that holds it in `secrets`."""
     secrets: tuple[KubernetesName, ...] = ()
     """Kubernetes Secrets whose keys become environment variables of all Ray pods (HF_TOKEN, say)."""
-    max_retries: NonNegativeInt = 3
+    max_retries: Int32 = 3
     """Attempts after the first, each on a new cluster; each resumes from run.root."""
-    time_limit_hours: PositiveFloat | None = None
+    time_limit_hours: Annotated[float, Field(gt=0.0, le=87_600.0)] | None = None
     """An attempt that takes longer ends the job; none: no limit."""
-    idle_minutes: PositiveFloat = 5.0
+    idle_minutes: Annotated[float, Field(gt=0.0, le=525_600.0)] = 5.0
     """A node goes when nothing has used it for so long; loading the next model is use."""
     kuberay: KubeRayConfig = KubeRayConfig()
     anyscale: AnyscaleConfig = AnyscaleConfig()

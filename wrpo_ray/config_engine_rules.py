@@ -65,6 +65,7 @@ _DENIED_KEYS = {
     "tensorizer_uri": _MODEL,
     "tensorizer_dir": _MODEL,
     "tensorizer_config": _MODEL,
+    "draft_load_config": _MODEL,
     "url": _NETWORK,
 }
 
@@ -117,6 +118,8 @@ DENIED_ENVIRONMENT = frozenset(
         "RAY_DATA_AUTOLOAD_PYEXTENSIONTYPE",
     }
 )
+# They have every program, or Python, run code before its own.
+CODE_ENVIRONMENT = frozenset({"LD_PRELOAD", "LD_AUDIT", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"})
 # lm-eval's own names for models and what is loaded beside them.
 _DENIED_IN_LM_EVAL = dict.fromkeys(
     ("pretrained", "revision", "subfolder", "tokenizer", "trust_remote_code", "peft", "delta", "gguf_file",
@@ -142,12 +145,19 @@ def denied_lm_eval_arguments(place: str, arguments: Mapping[str, Any]) -> Iterat
     yield from denied_arguments(place, {n: v for n, v in arguments.items() if n not in _DENIED_IN_LM_EVAL})
 
 
-def denied_environment(place: str, variables: Mapping[str, str]) -> Iterator[Problem]:
-    """Yield a problem for every environment variable of a replica that switches a protection off."""
+def denied_environment(place: str, variables: Mapping[str, str], may_name_code: bool = False) -> Iterator[Problem]:
+    """Yield a problem for every environment variable that switches a protection off or, of a replica, names code.
+
+    may_name_code: whoever sets up a cluster may also say what its programs load.
+    """
     for name, value in variables.items():
         if name in DENIED_ENVIRONMENT and value not in ("", "0"):
             rule = "it switches off what protects the engine from code in data, weights or messages"
             yield Problem(f"{place}.{name}", shown(value), rule, "remove it", "WRPO-C111")
+        elif name in CODE_ENVIRONMENT and not may_name_code:
+            fix = "set it in the environment of the nodes, if they need it"
+            rule = "it names code to be run, which a config does not"
+            yield Problem(f"{place}.{name}", shown(value), rule, fix, "WRPO-C111")
 
 
 def require_allowed(arguments: Mapping[str, Any]) -> None:
@@ -170,7 +180,8 @@ def _denied_keys(value: Any, place: str = "") -> Iterator[tuple[str, Any, str]]:
     if isinstance(value, Mapping):
         for key, child in value.items():
             here = f"{place}.{key}" if place else str(key)
-            if why := _DENIED_KEYS.get(str(key).lstrip("_").removesuffix("_internal")):
+            # vLLM reads `code-revision` as `code_revision` (EngineArgs.create_speculative_config).
+            if why := _DENIED_KEYS.get(str(key).replace("-", "_").lstrip("_").removesuffix("_internal")):
                 yield here, child, why
             else:
                 yield from _denied_keys(child, here)

@@ -20,6 +20,7 @@ from wrpo_ray.config_causes import KeyPath, causes, without_kinds
 from wrpo_ray.config_rules import broken_rules, shown
 from wrpo_ray.config_text import read_config_text
 from wrpo_ray.errors import ConfigError, Problem
+from wrpo_ray.redaction import HIDDEN, is_secret_name
 from wrpo_ray.yaml_loader import excerpt, parse_yaml, position_of
 
 MODEL_DEFAULTS = "model_defaults"
@@ -159,6 +160,9 @@ class _Source:
         place, lines = self._place(self._authored(path))
         rule, fix, code = _rule_and_fix(detail, path)
         value = "(nothing)" if code == _MISSING else shown(detail["input"])
+        if detail["type"] == "extra_forbidden" and is_secret_name(str(path[-1])):
+            # Only fields that nobody knows are called so. The line holds the value too.
+            value, lines = HIDDEN, None
         return Problem(place, value, rule, fix, code, lines)
 
     def located(self, problem: Problem, config: FuseConfig) -> Problem:

@@ -13,9 +13,12 @@ from wrpo_ray.errors import Problem
 
 # Names of fields that hold a path or a URI, whatever section they stand in; those of endpoints have rules of their own.
 _PATHS = frozenset(
-    {"path", "root", "chat_template", "include_path", "alpaca_eval", "arena_hard_v0_1", "arena_hard_v2", "mt_bench"}
+    {"path", "root", "store", "chat_template", "template", "include_path"}
+    | {"alpaca_eval", "arena_hard_v0_1", "arena_hard_v2", "mt_bench"}
 )
 _SAFETY_PROMPTS = "evaluation.safety.prompts"
+# They have rules of their own for what is no place at all: WRPO-C027.
+_ROOTS = ("run.root", "models.store")
 _ADDRESSES = frozenset({"base_url", "mlflow_tracking_uri"})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BUCKET = re.compile(r"(?:s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](?:/[^?#]*)?")
@@ -24,13 +27,21 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _SYSTEM, _SHARED_MEMORY = ("/proc", "/sys", "/dev"), "/dev/shm"
 
 
+def holds_path(place: str) -> bool:
+    """Tell whether a field, by its place in the config, holds a path or a URI of the run's."""
+    if ".extra_body." in place:
+        # It is sent to an endpoint, whose field of that name may be anything.
+        return False
+    return place.rsplit(".", 1)[-1] in _PATHS or place == _SAFETY_PROMPTS
+
+
 def place_problems(leaves: Iterable[tuple[str, object]]) -> Iterator[Problem]:
     """Yield a problem for every place that a run must not read or write; leaves: place and value of each field."""
     for place, value in leaves:
         name = place.rsplit(".", 1)[-1]
         if not isinstance(value, str):
             continue
-        if (name in _PATHS or place == _SAFETY_PROMPTS) and (rule := _broken_path(place, value)):
+        if holds_path(place) and (rule := _broken_path(place, value)):
             fix = "name a folder or file, s3://bucket/key or gs://bucket/key, spelled out"
             yield Problem(place, shown(value), rule, fix, "WRPO-C130")
         if name in _ADDRESSES and _is_metadata(value):
@@ -39,10 +50,9 @@ def place_problems(leaves: Iterable[tuple[str, object]]) -> Iterator[Problem]:
 
 
 def _broken_path(place: str, value: str) -> str | None:
-    # The root of runs and prompts have rules of their own for what is no such place at all: WRPO-C027, WRPO-D002.
-    if place != "run.root" and not value.strip():
+    if place not in _ROOTS and not value.strip():
         return "must not be empty"
-    if _CONTROL.search(value) and not (place == "run.root" and "\0" in value):
+    if _CONTROL.search(value) and not (place in _ROOTS and "\0" in value):
         return "must not hold control characters"
     if _SCHEME.match(value):
         return _broken_uri(place, value)
@@ -50,7 +60,8 @@ def _broken_path(place: str, value: str) -> str | None:
 
 
 def _broken_uri(place: str, value: str) -> str | None:
-    told_elsewhere = place == "run.root" or place.endswith("prompts.path")
+    # Prompts too: WRPO-D002.
+    told_elsewhere = place in _ROOTS or place.endswith("prompts.path")
     if not told_elsewhere and not _BUCKET.fullmatch(value):
         return "must be a path, s3://bucket/key or gs://bucket/key, without user, query or port"
     # `..` names an object of its own in a bucket, and a folder higher up to tools that tidy paths.

@@ -109,7 +109,8 @@ def _secrets(config: FuseConfig) -> Iterator[Problem]:
     for place, value in _leaves(config.model_dump(mode="json"), config):
         name = place.rsplit(".", 1)[-1]
         free = any(section in place for section in _FREE_SECTIONS)
-        if isinstance(value, str) and value and (has_secret(value) or (free and is_secret_name(name))):
+        is_secret = isinstance(value, str) and value and (has_secret(value) or (free and is_secret_name(name)))
+        if is_secret or has_secret(name):
             rule = "never put a secret here: the config is stored with the run"
             fix = "set it in the environment of the nodes, or name a file there that holds it"
             yield Problem(redacted(place), HIDDEN, rule, fix, "WRPO-C024")
@@ -201,6 +202,8 @@ def _denied(config: FuseConfig) -> Iterator[Problem]:
             yield from denied_arguments(f"{place}.engine.extra_args", engine.extra_args)
         if isinstance(resources, ResourcesConfig):
             yield from denied_environment(f"{place}.resources.env_vars", resources.env_vars)
+    if config.cluster:
+        yield from denied_environment("cluster.env", config.cluster.env, may_name_code=True)
     if config.evaluation and config.evaluation.lm_eval:
         arguments = config.evaluation.lm_eval.model_args
         yield from denied_lm_eval_arguments("evaluation.lm_eval.model_args", arguments)

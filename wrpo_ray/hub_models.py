@@ -26,6 +26,7 @@ from filelock import FileLock
 
 from wrpo_ray.errors import ModelError
 from wrpo_ray.hub_errors import hub_errors
+from wrpo_ray.storage.location import is_path_below
 from wrpo_ray.storage.node_cache import cache_root
 from wrpo_ray.storage.stores import free_bytes, local_errors, no_space
 
@@ -99,11 +100,25 @@ def hub_folder(name: str, commit: str, kind: Kind) -> Path:
 
 
 def read_record(folder: Path) -> Mapping[str, Any] | None:
-    """Return what is known of a fetched folder: name, commit, its files, and all names of the repository; else None."""
+    """Return what is known of a fetched folder: name, commit, its files, and all names of the repository; else None.
+
+    A record that was cut (a machine that lost power) is none: the folder is made again.
+    """
     try:
-        return json.loads((folder / FETCHED).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        record = json.loads((folder / FETCHED).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+    return record if _is_record(record) else None
+
+
+def _is_record(record: Any) -> bool:
+    """Tell whether a record holds what its readers expect."""
+    if not isinstance(record, dict) or not {"hub", "commit"} <= record.keys():
+        return False
+    files, names = record.get("files"), record.get("names")
+    if not isinstance(files, dict) or not isinstance(names, list):
+        return False
+    return all(isinstance(entry, list) and len(entry) == 2 and is_path_below(path) for path, entry in files.items())
 
 
 def is_whole(folder: Path) -> bool:
@@ -123,6 +138,10 @@ def _fetch(name: str, commit: str, kind: Kind, final: Path) -> None:
     for dead in [*final.parent.glob(f"{glob.escape(final.name)}.*.tmp"), final]:
         shutil.rmtree(dead, ignore_errors=True)
     snapshot, files, names = _found(name, commit, kind)
+    for file in files:
+        if not is_path_below(file.path):
+            rule = f"{name}: the hub lists {file.path!a}, which is no file below a model's folder"
+            raise ModelError(rule, code="WRPO-M018", help="do not use this model, or the server that lists it")
     digests = {file.path: _verified(name, commit, snapshot, file) for file in files}
     record = {
         "hub": name,
@@ -216,7 +235,7 @@ def _hash_in_name(blob: Path) -> str | None:
 def _shards(name: str, index: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         rule = f"{name}: the index of the weights cannot be read: {error!r}"
         raise ModelError(rule, code="WRPO-M005", help="fetch it again") from error
 

@@ -76,12 +76,23 @@ def _branch(store: str, name: str, revision: str | None) -> Location:
 
 def find(store: str, name: str, revision: str | None) -> Location | None:
     """Return the folder of a model in the store at a revision, or None when it was not fetched."""
+    commit = revision if revision is not None and is_commit(revision) else _noted(_branch(store, name, revision))
+    if commit is None:
+        return None
+    place = folder_in(store, name, commit)
+    return place / "model" if read_manifest(place) is not None else None
+
+
+def _noted(branch: Location) -> str | None:
+    """Return the commit that was noted of a branch, None for one that was not fetched; raises StorageError."""
     try:
-        commit = revision if is_commit(revision) else _branch(store, name, revision).read_sealed()["commit"]
+        commit = branch.read_sealed().get("commit")
     except FileNotFoundError:
         return None
-    place = folder_in(store, name, str(commit))
-    return place / "model" if read_manifest(place) is not None else None
+    if not isinstance(commit, str) or not is_commit(commit):
+        help = "remove that file and fetch the model again: wrpo-ray fetch CONFIG"
+        raise StorageError(f"{branch} names no commit: {commit!a}", code="WRPO-S023", help=help)
+    return commit
 
 
 def origin(path: str) -> Origin | None:
@@ -96,7 +107,8 @@ def origin(path: str) -> Origin | None:
         return None
     if found is None or found.step != _STEP:
         return None
-    return Origin(found.summary["hub"], found.summary["commit"])
+    hub, commit = found.summary.get("hub"), found.summary.get("commit")
+    return Origin(hub, commit) if isinstance(hub, str) and isinstance(commit, str) and is_commit(commit) else None
 
 
 def stored_if_there(config: FuseConfig) -> FuseConfig:

@@ -11,11 +11,16 @@ from wrpo_ray.errors import ModelError, Problem
 from wrpo_ray.storage.manifest import file_sha256
 
 # Files from which transformers and vLLM read what they do with a model.
-_SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json", "generation_config.json")
+_SETTINGS = (
+    "config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json",
+    "video_preprocessor_config.json", "generation_config.json",
+)  # fmt: skip
 # Values with a slash name a repository whose compiled code would be fetched and run (transformers' hub kernels).
 _KERNEL_KEYS = ("attn_implementation", "experts_implementation")
 _CODE_KEYS = ("code_revision", "trust_remote_code")
 _ADAPTER = "adapter_config.json"
+# vLLM (EngineArgs, maybe_override_with_speculators) takes such a model for a draft of the one that it names.
+_SPECULATORS = "speculators_config"
 
 
 def code_files(folder: Path) -> dict[str, str]:
@@ -58,6 +63,10 @@ def check_settings(place: str, path: str, folder: Path, names: frozenset[str], m
         yield Problem(f"{place}.path", path, rule, fix, "WRPO-M020")
     for name in _SETTINGS:
         settings = _read(folder / name)
+        if isinstance(settings, dict) and settings.get(_SPECULATORS) is not None:
+            rule = f"{name} has {_SPECULATORS}: vLLM loads the model that it names in place of this one"
+            fix = "name that model itself, or remove the key if the model works without it"
+            yield Problem(f"{place}.path", path, rule, fix, "WRPO-M020")
         for key, value in _leaves(settings):
             if why := _why_not(key, value, may_run):
                 rule = f"{name} has {key} = {json.dumps(value)[:200]}: {why}"

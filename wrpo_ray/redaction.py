@@ -32,6 +32,10 @@ _SHAPES = tuple(
         r"\bglpat-[A-Za-z0-9_-]{20,}",
         r"\bsk-[A-Za-z0-9_-]{20,}",
         r"\bwandb_v1_[A-Za-z0-9_]{20,}",
+        # Endpoints' keys: Groq, Replicate, Fireworks, Together, xAI, Perplexity, NVIDIA, Databricks.
+        r"\b(?:gsk|r8|fw|tgp_v1)_[A-Za-z0-9_-]{20,}",
+        r"\b(?:xai|pplx|nvapi)-[A-Za-z0-9_-]{20,}",
+        r"\bdapi[0-9a-f]{32}\b",
         r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}",
         r"\bAIza[A-Za-z0-9_-]{35}",
         r"\bya29\.[A-Za-z0-9_-]{20,}",
@@ -39,9 +43,10 @@ _SHAPES = tuple(
         r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
         # The group before the secret stays.
         r"(?P<kept>://)[^\s/@:]*:[^\s/@]+(?=@)",
-        r"(?P<kept>(?i:authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:bearer|basic)\s+))[A-Za-z0-9._~+/=-]{8,}",
+        r"(?P<kept>://)(?=[^\s/@:]*[0-9])[^\s/@:]{12,}(?=@)",
+        r"(?P<kept>(?i:authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:bearer|basic|token)\s+))[A-Za-z0-9._~+/=-]{8,}",
         r"(?P<kept>(?i:x-amz-(?:signature|credential|security-token)|x-goog-signature|[?&]sig(?:nature)?)=)[^&\s\"']+",
-        r"(?P<kept>(?i:(?:api_?-?key|access_?-?key|secret|token|password|passwd)[\"']?\s{0,4}[=:]\s{0,4}[\"']?))"
+        r"(?P<kept>(?i:(?:api_?-?key|access_?-?key|account_?-?key|secret|token|password|passwd)[\"']?\s{0,4}[=:]\s{0,4}[\"']?))"
         r"(?=[A-Za-z0-9_./+=-]{0,200}[0-9])[A-Za-z0-9_./+=-]{16,}",
     )
 )  # fmt: skip

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -20,7 +21,7 @@ from wrpo_ray.config import FuseConfig, ModelFiles
 from wrpo_ray.config_file import load_config
 from wrpo_ray.errors import ConfigError, StorageError
 from wrpo_ray.model_card import hub_name
-from wrpo_ray.model_store import find, origin, stored
+from wrpo_ray.model_store import find, note_branch, origin, stored
 from wrpo_ray.models import local_model, model_identity, on_node, resolved
 from wrpo_ray.planning.plan import plan_run
 
@@ -245,3 +246,12 @@ def test_the_help_is_there_at_once() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "torch" not in {line.rpartition("|")[2].strip() for line in seen.stderr.splitlines()}
+
+
+@pytest.mark.parametrize("commit", [None, 7, "../../elsewhere", "main", {}])
+def test_a_branch_of_the_store_that_names_no_commit(tmp_path: Path, commit: object) -> None:
+    store = str(tmp_path / "store")
+    note_branch(store, "organisation/tiny", "main", cast(str, commit))
+    with pytest.raises(StorageError, match="names no commit") as caught:
+        find(store, "organisation/tiny", "main")
+    assert caught.value.code == "WRPO-S023"

@@ -21,7 +21,8 @@ from wrpo_ray.preflight.endpoint import check_endpoint
     "host",
     ["169.254.169.254", "169.254.1.2", "2852039166", "0xA9FEA9FE", "0251.0376.0251.0376", "169.254.43518",
      "[::ffff:169.254.169.254]", "::ffff:a9fe:a9fe", "64:ff9b::a9fe:a9fe", "fe80::1", "[fd00:ec2::254]",
-     "metadata.google.internal", "METADATA.google.internal.", "100.100.100.200", "168.63.129.16"],
+     "metadata.google.internal", "METADATA.google.internal.", "100.100.100.200", "168.63.129.16",
+     "192.0.0.192", "169\u3002254\u3002169\u3002254", "\uff11\uff16\uff19\uff0e254\uff61169.254"],
 )  # fmt: skip
 def test_metadata_hosts(host: str) -> None:
     assert is_metadata_host(host)
@@ -57,6 +58,7 @@ def test_name_without_an_address_leads_nowhere(monkeypatch: pytest.MonkeyPatch) 
         ("sources=[{name: a, type: openai, model: m, base_url: 'http://169.254.169.254/v1'}]", "sources"),
         ("sources=[{name: a, type: openai, model: m, base_url: 'http://0xA9FEA9FE/v1'}]", "sources"),
         ("tracking.mlflow_tracking_uri='http://metadata.google.internal/x'", "tracking.mlflow_tracking_uri"),
+        ("tracking.mlflow_tracking_uri='http://169\u3002254\u3002169\u3002254/x'", "tracking.mlflow_tracking_uri"),
     ],
 )
 def test_config_with_such_an_address(override: str, place: str) -> None:

@@ -72,12 +72,15 @@ def test_limits_and_names_of_the_account() -> None:
 @pytest.mark.parametrize(
     ("override", "place"),
     [
-        ("cluster.cloud=other", "cluster.nodes.CPU.instance_type"),
+        ("cluster={image: 'a/b:1', shared_paths: [/opt/wrpo_ray/jobs/smoke], head: {instance_type: m6i.large}}",
+         "cluster.nodes.CPU.instance_type"),
+        ("cluster={image: 'a/b:1', shared_paths: [/opt/wrpo_ray/jobs/smoke], nodes: {CPU: {instance_type: m6i.large, "
+         "cpus: 2, memory_gb: 8}}}", "cluster.head.instance_type"),
         ("cluster.secrets=[one]", "cluster.secrets"),
         ("cluster.kuberay.volumes=[{claim: a, path: /opt/wrpo_ray/data}]", None),
         ("prompts.path=./data/x.jsonl", "prompts.path"),
     ],
-)
+)  # fmt: skip
 def test_what_anyscale_could_not_run_is_refused(override: str, place: str | None) -> None:
     if place is None:
         assert files(SMALL, override)

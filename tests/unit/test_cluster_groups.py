@@ -1,5 +1,6 @@
 """Which nodes a run needs, what is refused, and how names and overlays become what a cluster takes."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wrpo_ray.claims import engine_claim
 from wrpo_ray.cli import main
 from wrpo_ray.cluster_render.checks import outside_ports
 from wrpo_ray.cluster_render.command import rendered
@@ -24,6 +26,7 @@ from wrpo_ray.planning.lengths import find_lengths
 from wrpo_ray.planning.lookup import find_shapes
 from wrpo_ray.planning.plan import cluster_of
 from wrpo_ray.planning.stages import build_stages
+from wrpo_ray.scheduling.nodes import Node, Room
 
 ROOT = Path(__file__).parents[2]
 PAPER, SMOKE, SITE = "jobs/configs/llama3_8b.yaml", "jobs/configs/smoke.yaml", "cluster/sites/gke_h100.yaml"
@@ -123,9 +126,24 @@ def test_nine_tenths_of_a_machine_or_what_is_given() -> None:
             ["cluster.cloud=other", "cluster.nodes={H100: {gpus: 8, cpus: 90, memory_gb: 9, spot: true}}"],
             [("cluster.kuberay.spot_selector", "WRPO-C141")],
         ),
+        (
+            ["cluster.kuberay.network={storage_cidrs: [169.254.169.254/32], api_server_cidrs: ['fd00:ec2::/32']}"],
+            [("cluster.kuberay.network.storage_cidrs", "WRPO-C144"),
+             ("cluster.kuberay.network.api_server_cidrs", "WRPO-C144")],
+        ),
+        (["cluster.nodes={H100: {gpus: 16}}"], [("cluster.nodes.H100.gpus", "WRPO-C141")]),
+        (["cluster.nodes={CPU: {gpus: 1}}"], [("cluster.nodes.CPU.gpus", "WRPO-C141")]),
+        (["models.store=./models"], [("models.store", "WRPO-C143")]),
+        (["evaluation.benchmarks={mt_bench: question.jsonl}"], [("evaluation.benchmarks.mt_bench", "WRPO-C143")]),
+        (["evaluation.safety={prompts: harm.jsonl}"], [("evaluation.safety.prompts", "WRPO-C143")]),
+        (
+            ["cluster.nodes={H100: {tolerations: [{key: a, value: b}], extended_resources: {memory: 1}}}"],
+            [("cluster.nodes.H100.extended_resources.memory", "WRPO-C144"),
+             ("cluster.nodes.H100.tolerations.0.value", "WRPO-C144")],
+        ),
         (["sources.gemma2-9b.path=some/model"], [("cluster.kuberay.cache.size_gb", "WRPO-C141")]),
     ],
-)
+)  # fmt: skip
 def test_what_the_cluster_could_not_run_is_refused_by_place(
     overrides: list[str], expected: list[tuple[str, str]]
 ) -> None:
@@ -153,6 +171,9 @@ def test_an_endpoints_key_needs_a_secret_and_its_port_is_open() -> None:
     config = on_site(endpoint, "cluster.secrets=[]", "target.path=gs://bkt/meta-llama-3-8b-instruct")
     assert refused(config) == [("sources.api.api_key_env", "WRPO-C144")]
     assert outside_ports(config) == [8000]
+    judge = "evaluation.judge={name: judge, base_url: 'https://j.example.com/v1', model: m, api_key_env: MY_API_KEY}"
+    config = on_site(judge, "cluster.secrets=[]", "target.path=gs://bkt/meta-llama-3-8b-instruct")
+    assert refused(config) == [("evaluation.judge.api_key_env", "WRPO-C144")]
 
 
 def test_a_volume_of_all_pods_is_a_place_for_a_run() -> None:
@@ -160,6 +181,46 @@ def test_a_volume_of_all_pods_is_a_place_for_a_run() -> None:
     texts = rendered(on_site(volumes, "run.root=/shared/runs"), "kuberay", "x")
     assert '"root": "/shared/runs"' in texts["10-config.yaml"]
     assert refused(on_site(volumes, "run.root=/shared2/runs")) == [("run.root", "WRPO-C143")]
+    slash = "cluster.kuberay.volumes=[{claim: shared, path: /shared/}]"
+    assert rendered(on_site(slash, "run.root=/shared/runs"), "kuberay", "x")
+
+
+@pytest.mark.parametrize(
+    ("volumes", "field"),
+    [
+        ("[{claim: scratch, path: /a}]", "0.claim"), ("[{claim: a, path: /tmp/}]", "0.path"),
+        ("[{claim: a, path: /a}, {claim: a, path: /b}]", "1.claim"),
+        ("[{claim: a, path: /a}, {claim: b, path: /a/../a}]", "1.path"),
+    ],
+)  # fmt: skip
+def test_volumes_that_no_pod_can_have(volumes: str, field: str) -> None:
+    config = on_site(f"cluster.kuberay.volumes={volumes}")
+    assert refused(config) == [(f"cluster.kuberay.volumes.{field}", "WRPO-C144")]
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes"),
+    [
+        # Of eight GPUs a part of three leaves two unused.
+        ("{num_gpus: 3, num_replicas: 5}", 3),
+        # 187 CPUs on a node.
+        ("{num_gpus: 1, num_replicas: 5, num_cpus: 60}", 2),
+        ("{num_gpus: 0.3, num_replicas: 49}", 3),
+        ("{num_gpus: 12, num_nodes: 2, num_replicas: 2}", 4),
+    ],
+)
+def test_nodes_have_room_for_all_parts_that_are_asked_for(resources: str, nodes: int) -> None:
+    gpus = {"{num_gpus: 3": 3, "{num_gpus: 12": 12}.get(resources.partition(",")[0], 1)
+    config = load_config(
+        PAPER,
+        [*overrides_of(SITE), f"target.resources={resources}", f"target.engine.tensor_parallel_size={gpus}",
+         "target.engine.gpu_memory_utilization=0.2", "planning.cluster={}"],
+    )  # fmt: skip
+    (group,) = [each for each in find_groups(config, config.cluster) if each.accelerator == "H100" and each.is_spot]
+    assert group.max_nodes + 1 == nodes
+    claim = engine_claim(config.target.resources)
+    places = Room.of(Node(str(n), group.cpus, group.gpus, "H100") for n in range(nodes)).place_all(claim, claim.most)
+    assert places is not None
 
 
 @pytest.mark.parametrize(
@@ -228,3 +289,29 @@ def test_rendering_imports_nothing_heavy() -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
     assert done.stderr.split() == ["0"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["cluster.time_limit_hours=1e308", "cluster.idle_minutes=1e308", "cluster.max_retries=99999999999",
+     "cluster.nodes={H100: {max_nodes: 99999999999}}", "cluster.kuberay.run_as_user=99999999999"],
+)  # fmt: skip
+def test_numbers_that_kubernetes_cannot_hold(override: str) -> None:
+    with pytest.raises(ConfigError, match="less than or equal to"):
+        on_site(override)
+
+
+@pytest.mark.parametrize("name", ["Intel-GAUDI", "TPU-V4", "h100", "!", "X" * 60])
+def test_types_of_which_no_group_can_be_made(name: str) -> None:
+    nodes = json.dumps({name: {"gpus": 8, "cpus": 90, "memory_gb": 9, "node_selector": {"a": "b"}}})
+    config = on_site(f"sources.gemma2-9b.resources.accelerator_type={json.dumps(name)}", f"cluster.nodes={nodes}")
+    assert refused(config) == [(f"cluster.nodes.{name}", "WRPO-C141")]
+
+
+def test_parts_of_any_size_end_as_nodes_or_as_a_problem() -> None:
+    small = ("planning.cluster={}", "cluster.nodes={}")
+    assert rendered(on_site("target.resources.num_cpus=1e-300", *small), "kuberay", "x")
+    tiny = ("target.resources.num_gpus=1e-300", "target.engine.gpu_memory_utilization=1e-301", *small)
+    assert rendered(on_site(*tiny), "kuberay", "x")
+    for override in ("planning.cluster={H100: 100000000000000000000}", "cluster.nodes={H100: {max_nodes: 2000000000}}"):
+        assert refused(on_site(override)) == [("cluster.nodes.H100.max_nodes", "WRPO-C141")]

@@ -209,6 +209,8 @@ CANARY = "hf_" + "CaNaRyCaNaRyCaNaRyCaNaRyCaNaRy0001"
         "sft.deepspeed={wandb: {api_key: whatever}}",
         "tracking.mlflow_tracking_uri=http://user:c4nary@host:5000",
         f"run.root=s3://bucket/{CANARY}",
+        f"prices.per_hour={{{CANARY}: 1}}",
+        f"planning.cluster={{{CANARY}: 8}}",
     ],
 )
 def test_secrets_are_refused_and_not_shown(line: str) -> None:
@@ -218,6 +220,18 @@ def test_secrets_are_refused_and_not_shown(line: str) -> None:
     assert (problem.code, problem.value) == ("WRPO-C024", "[redacted]")
     assert "never put a secret here" in problem.rule
     assert not {"whatever", "c4nary", CANARY} & set(render(caught.value).replace("/", " ").split())
+
+
+@pytest.mark.parametrize("name", ["password", "api_key", "HF_TOKEN"])
+def test_value_of_an_unknown_field_that_is_named_like_a_secret_is_not_shown(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(MINIMAL, f"run.{name}=c4nary-correct-horse")
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.value) == ("WRPO-C003", "[redacted]")
+    assert "c4nary" not in render(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        parsed(f"{MINIMAL}{name}: c4nary\n")
+    assert "c4nary" not in render(caught.value)
 
 
 def test_secret_of_the_environment_is_found_in_the_config(monkeypatch: pytest.MonkeyPatch) -> None:

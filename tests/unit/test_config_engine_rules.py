@@ -12,6 +12,7 @@ import pytest
 from tests.unit.test_config import MINIMAL, parsed
 from wrpo_ray.config import EngineConfig, ModelFiles
 from wrpo_ray.config_engine_rules import (
+    CODE_ENVIRONMENT,
     DENIED_ENGINE_ARGUMENTS,
     DENIED_ENVIRONMENT,
     RULES_BY_VALUE,
@@ -111,6 +112,9 @@ def test_every_argument_of_vllm_was_looked_at() -> None:
         ({"distributed_executor_backend": "my.module.Executor"}, "distributed_executor_backend"),
         ({"generation_config": "organisation/other"}, "generation_config"),
         ({"speculative_config": {"model": "organisation/draft", "num_speculative_tokens": 3}}, "speculative_config"),
+        ({"speculative_config": {"method": "mtp", "code-revision": "main"}}, "speculative_config.code-revision"),
+        ({"speculative_config": {"method": "mtp", "draft_load_config": {"load_format": "pt"}}},
+         "speculative_config.draft_load_config"),
         ({"compilation_config": {"backend": "my.module.backend"}}, "compilation_config"),
         ({"compilation_config": {"inductor_passes": {"a": "os.system"}}}, "compilation_config.inductor_passes"),
         ({"structured_outputs_config": {"reasoning_parser_plugin": "/a.py"}},
@@ -160,3 +164,12 @@ def test_variables_that_switch_protections_off(name: str) -> None:
     (problem,) = problems_of(f"target.resources.env_vars={{{name}: '1'}}")
     assert problem.code == "WRPO-C111"
     assert parsed(MINIMAL, f"target.resources.env_vars={{{name}: '0'}}")
+    (problem,) = problems_of(f"cluster={{image: 'a/b:1', env: {{{name}: '1'}}}}")
+    assert (problem.place, problem.code) == (f"override `cluster.env.{name}`", "WRPO-C111")
+
+
+@pytest.mark.parametrize("name", sorted(CODE_ENVIRONMENT))
+def test_variables_that_name_code_are_for_who_sets_up_the_nodes(name: str) -> None:
+    (problem,) = problems_of(f"target.resources.env_vars={{{name}: /shared/x.so}}")
+    assert problem.code == "WRPO-C111"
+    assert parsed(MINIMAL, f"cluster={{image: 'a/b:1', env: {{{name}: /opt/x.so}}}}")

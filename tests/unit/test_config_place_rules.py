@@ -31,12 +31,27 @@ def test_places_that_are_not(path: str) -> None:
     assert parsed(MINIMAL, f"target.path='{path}'").target.path == path
 
 
-@pytest.mark.parametrize("root", ["s3://bucket/a/../b", "s3://bucket/%2E%2E", "/proc/self/cwd", "/sys/x"])
-def test_roots_that_are_refused(root: str) -> None:
+@pytest.mark.parametrize("path", ["/proc/self/environ", "file:///proc/self/environ", "a\\u000ab", " "])
+def test_wording_of_the_judge_is_a_place_too(path: str) -> None:
+    judge = f'{{name: judge, base_url: "https://api.example.com/v1", model: m, template: "{path}"}}'
     with pytest.raises(ConfigError) as caught:
-        parsed(MINIMAL, f"run.root='{root}'")
+        parsed(MINIMAL, f"evaluation={{prompts: {{path: p.jsonl}}, judge: {judge}}}")
+    assert [problem.code for problem in caught.value.problems] == ["WRPO-C130"]
+    assert "evaluation.judge.template" in caught.value.problems[0].place
+
+
+def test_what_an_endpoint_is_sent_is_no_place() -> None:
+    source = '{name: a, type: openai, base_url: "https://h/v1", model: m, extra_body: {template: "a\\nb", store: " "}}'
+    assert parsed(MINIMAL, f"sources=[{source}]")
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/a/../b", "s3://bucket/%2E%2E", "/proc/self/cwd", "/sys/x"])
+@pytest.mark.parametrize("field", ["run.root", "models.store"])
+def test_roots_that_are_refused(field: str, root: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(MINIMAL, f"{field}='{root}'")
     assert [(problem.place, problem.code) for problem in caught.value.problems] == [
-        ("override `run.root`", "WRPO-C130")
+        (f"override `{field}`", "WRPO-C130")
     ]
 
 

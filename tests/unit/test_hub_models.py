@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.hub_server import COMMIT, OTHER_COMMIT, HubServer, hub_server
 from tests.tiny import chatml_tokenizer, save_llama
+from wrpo_ray import hub_models
 from wrpo_ray.config import ModelFiles
 from wrpo_ray.errors import ModelError
 from wrpo_ray.hub_models import Kind, commit_of, hub_folder, read_record, wanted
@@ -223,3 +224,30 @@ def test_shards_that_the_index_lists_are_fetched_and_no_others(hub: HubServer, o
 @pytest.mark.parametrize("name", ["a.bin", "a.pt", "x/model.safetensors", "a.gguf", "../config.json", "a.pkl", "a.so"])
 def test_what_is_never_fetched(name: str) -> None:
     assert wanted([name], Kind(weights=True, code=True)) == []
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["", "{", "[" * 100_000, "[]", "7", "{}", '{"files": {}, "names": []}',
+     '{"hub": "a/b", "commit": "c", "files": [], "names": []}',
+     '{"hub": "a/b", "commit": "c", "files": {"config.json": 3}, "names": []}',
+     '{"hub": "a/b", "commit": "c", "files": {"../config.json": [3, "x"]}, "names": []}'],
+)  # fmt: skip
+def test_a_record_that_was_cut_is_made_again(hub: HubServer, record: str) -> None:
+    folder = hub_folder(NAME, COMMIT, WEIGHTS)
+    (folder / ".fetched.json").write_text(record)
+    assert read_record(folder) is None
+    assert hub_folder(NAME, COMMIT, WEIGHTS) == folder
+    assert read_record(folder) is not None
+
+
+def test_a_server_that_lists_files_elsewhere_is_refused(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = hub_models.HubFile("additional_chat_templates/../../../x.json", 2, None)
+
+    def found(*_: object) -> tuple[Path, list[hub_models.HubFile], list[str]]:
+        return Path("/nowhere"), [outside], [outside.path]
+
+    monkeypatch.setattr(hub_models, "_found", found)
+    with pytest.raises(ModelError, match="no file below a model's folder") as caught:
+        hub_folder(NAME, COMMIT, WEIGHTS)
+    assert caught.value.code == "WRPO-M018"

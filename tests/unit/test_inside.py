@@ -11,7 +11,7 @@ from wrpo_ray.storage.inside import require_no_links_out
 from wrpo_ray.storage.location import locate
 from wrpo_ray.storage.manifest import FileEntry, Manifest, create_manifest, layout_of, read_manifest
 
-OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "..", "", "a\0b", "data/.."]
+OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "..", "", "a\0b", "data/..", ".", "./a", "a//b", "data/"]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

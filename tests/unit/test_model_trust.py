@@ -158,6 +158,13 @@ def test_ordinary_settings(tmp_path: Path, settings: Any) -> None:
     assert problems_with(tmp_path, "config.json", settings) == []
 
 
+@pytest.mark.parametrize("may_run", [True, False])
+def test_a_draft_that_names_another_model_to_be_loaded_in_its_place(tmp_path: Path, may_run: bool) -> None:
+    named = {"speculators_config": {"algorithm": "eagle3", "verifier": {"name_or_path": "/shared/other"}}}
+    (problem,) = problems_with(tmp_path, "config.json", named, may_run)
+    assert (problem.code, "in place of this one" in problem.rule) == ("WRPO-M020", True)
+
+
 def test_settings_that_cannot_be_read_are_not_this_checks_business(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[" * 100_000)
     assert list(check_settings("target", "path", tmp_path, frozenset(), False)) == []

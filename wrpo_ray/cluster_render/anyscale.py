@@ -12,6 +12,7 @@ from wrpo_ray.cluster_render.groups import Group
 from wrpo_ray.cluster_render.job import Job, environment, ray_version
 from wrpo_ray.cluster_render.machines import usual_machine
 from wrpo_ray.cluster_render.pods import Manifest
+from wrpo_ray.config_cluster import ClusterConfig
 from wrpo_ray.planning.accelerators import CPU
 
 # The fast disks of a node, https://docs.anyscale.com/configuration/storage
@@ -31,15 +32,18 @@ def files(job: Job) -> dict[str, list[Manifest]]:
 
 def compute_config(job: Job) -> Manifest:
     """Return head and groups of workers; the head takes no work."""
-    head = job.cluster.head
-    usual = usual_machine(job.cluster.cloud, CPU)
-    machine = head.instance_type or (usual.instance_type if usual else "")
     cloud = {"cloud": job.cluster.anyscale.cloud} if job.cluster.anyscale.cloud else {}
     return {
         **cloud,
-        "head_node": {"instance_type": machine, "resources": {"CPU": 0, "GPU": 0}},
+        "head_node": {"instance_type": head_machine(job.cluster), "resources": {"CPU": 0, "GPU": 0}},
         "worker_nodes": [_group(group) for group in job.groups],
     }
+
+
+def head_machine(cluster: ClusterConfig) -> str:
+    """Return the machine type of the head, "" where none is given or known."""
+    usual = usual_machine(cluster.cloud, CPU)
+    return cluster.head.instance_type or (usual.instance_type if usual else "")
 
 
 def _group(group: Group) -> Manifest:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from wrpo_ray.addresses import METADATA_NETWORKS
+from wrpo_ray.cluster_render.anyscale import head_machine
 from wrpo_ray.cluster_render.groups import Group
 from wrpo_ray.cluster_render.job import in_store, is_hub_name, paths, spelled_out
-from wrpo_ray.config import FuseConfig, OpenAISourceConfig
+from wrpo_ray.cluster_render.pod_checks import pod_problems
+from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_cluster import ClusterConfig, GcsConfig
+from wrpo_ray.config_endpoint_rules import endpoint_sections
 from wrpo_ray.errors import ConfigError, Problem
 
 # Kueue takes at most eight sets of pods in a workload; head and submitter are two of them.
@@ -34,6 +39,7 @@ def check(config: FuseConfig, cluster: ClusterConfig, target: str) -> None:
     problems = [*_paths(config, cluster, target), *_environment(config, cluster, target)]
     if target == "kuberay":
         problems += [*_addresses(cluster), *_cache(cluster), *_gcs(cluster.kuberay.gcs)]
+        problems += pod_problems(cluster)
     elif cluster.secrets:
         rule = "Secrets are Kubernetes'; Anyscale jobs read theirs from the cloud's own store"
         fix = "remove it for Anyscale; see docs/clusters.md"
@@ -45,19 +51,20 @@ def check(config: FuseConfig, cluster: ClusterConfig, target: str) -> None:
 def check_groups(cluster: ClusterConfig, groups: list[Group], target: str) -> None:
     """Raise ConfigError for groups that the kind of cluster cannot tell apart or cannot hold."""
     problems = list(_queued(cluster, groups) if target == "kuberay" else ())
-    problems += list(_selected(cluster, groups) if target == "kuberay" else _typed(groups))
+    problems += list(_selected(cluster, groups) if target == "kuberay" else _typed(cluster, groups))
     if problems:
         raise ConfigError.of("cannot render the nodes", problems)
 
 
 def _paths(config: FuseConfig, cluster: ClusterConfig, target: str) -> Iterator[Problem]:
-    volumes = [volume.path for volume in cluster.kuberay.volumes] if target == "kuberay" else []
+    volumes = [posixpath.normpath(volume.path) for volume in cluster.kuberay.volumes] if target == "kuberay" else []
+    image = [posixpath.normpath(path) for path in cluster.shared_paths]
     for place, value, is_model in paths(config):
         if in_store(value) or (is_model and is_hub_name(value)):
             continue
         full = spelled_out(value, cluster.workdir, is_model)
         is_output = place in ("run.root", "export.path")
-        seen = volumes if is_output else [*volumes, *cluster.shared_paths]
+        seen = volumes if is_output else [*volumes, *image]
         if value.startswith("~") or not any(full == folder or full.startswith(f"{folder}/") for folder in seen):
             rule = f"on the cluster this is {full}, which not all nodes share"
             fix = "use s3:// or gs://" + (
@@ -71,12 +78,12 @@ def _environment(config: FuseConfig, cluster: ClusterConfig, target: str) -> Ite
         if name in _OPERATORS_OWN:
             rule, fix = "is set by what starts the cluster", "remove it"
             yield Problem(f"cluster.env.{name}", value, rule, fix, "WRPO-C144")
-    wanted = [source for source in config.sources if isinstance(source, OpenAISourceConfig) and source.api_key_env]
+    wanted = [(place, each.api_key_env) for place, each in endpoint_sections(config) if each.api_key_env]
     if wanted and not cluster.secrets and target == "kuberay":
+        place, variable = wanted[0]
         rule = "no Secret is named that could hold this key"
-        fix = f"kubectl create secret generic NAME --from-env-file=FILE, with {wanted[0].api_key_env} in FILE, and set "
-        place = f"sources.{wanted[0].name}.api_key_env"
-        yield Problem(place, str(wanted[0].api_key_env), rule, f"{fix}cluster.secrets to [NAME]", "WRPO-C144")
+        fix = f"kubectl create secret generic NAME --from-env-file=FILE, with {variable} in FILE, and set "
+        yield Problem(f"{place}.api_key_env", str(variable), rule, f"{fix}cluster.secrets to [NAME]", "WRPO-C144")
 
 
 def _addresses(cluster: ClusterConfig) -> Iterator[Problem]:
@@ -87,11 +94,24 @@ def _addresses(cluster: ClusterConfig) -> Iterator[Problem]:
     given += [("api_server_cidrs", cidr) for cidr in network.api_server_cidrs]
     given += [(f"extra_egress.{number}", rule.cidr) for number, rule in enumerate(network.extra_egress)]
     for name, cidr in given:
+        place = f"cluster.kuberay.network.{name}"
         try:
-            ipaddress.ip_network(cidr)
+            found = ipaddress.ip_network(cidr)
         except ValueError as error:
             fix = "write a network such as 10.0.0.0/8, or one address as 10.0.0.1/32"
-            yield Problem(f"cluster.kuberay.network.{name}", cidr, str(error), fix, "WRPO-C144")
+            yield Problem(place, cidr, str(error), fix, "WRPO-C144")
+            continue
+        if not name.startswith("extra_egress") and _is_metadata(found):
+            rule = "lies among the addresses where clouds hand out credentials"
+            fix = "if the pods shall reach it, say so in network.extra_egress"
+            yield Problem(place, cidr, rule, fix, "WRPO-C144")
+
+
+def _is_metadata(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    return any(
+        network.version == each.version and network.subnet_of(each)  # type: ignore[arg-type]
+        for each in METADATA_NETWORKS
+    )
 
 
 def _cache(cluster: ClusterConfig) -> Iterator[Problem]:
@@ -139,19 +159,17 @@ def _selected(cluster: ClusterConfig, groups: list[Group]) -> Iterator[Problem]:
         yield Problem("cluster.kuberay.spot_selector", "{}", rule, fix, "WRPO-C141")
 
 
-def _typed(groups: list[Group]) -> Iterator[Problem]:
-    for group in groups:
-        if not group.instance_type:
+def _typed(cluster: ClusterConfig, groups: list[Group]) -> Iterator[Problem]:
+    types = {f"nodes.{group.accelerator}": group.instance_type for group in groups}
+    for name, instance_type in {"head": head_machine(cluster), **types}.items():
+        if not instance_type:
             rule, fix = "Anyscale needs a machine type", "set it, or set cluster.cloud to aws or gcp"
-            place = f"cluster.nodes.{group.accelerator}.instance_type"
-            yield Problem(place, "null", rule, fix, "WRPO-C141")
+            yield Problem(f"cluster.{name}.instance_type", "null", rule, fix, "WRPO-C141")
 
 
 def outside_ports(config: FuseConfig) -> list[int]:
     """Return the ports of endpoints and of the tracking server that the run talks to."""
-    urls = [source.base_url for source in config.sources if isinstance(source, OpenAISourceConfig)]
-    if config.evaluation and config.evaluation.judge:
-        urls.append(config.evaluation.judge.base_url)
+    urls = [section.base_url for _, section in endpoint_sections(config)]
     if config.tracking.mlflow_tracking_uri:
         urls.append(config.tracking.mlflow_tracking_uri)
     return sorted({port for url in urls if (port := _port_of(url))})

@@ -16,10 +16,19 @@ from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_cluster import ClusterConfig, NodesConfig, PlacementConfig
 from wrpo_ray.errors import ConfigError, Problem
 from wrpo_ray.planning.accelerators import CPU
-from wrpo_ray.scheduling.nodes import Node, too_large
+from wrpo_ray.scheduling.nodes import ROUNDING, Node, too_large
 
 # The rest of a machine belongs to the system and to what runs on every node of a Kubernetes cluster.
 SHARE_OF_MACHINE = 0.9
+# More parts than a node ever has, and the nodes that the largest Kubernetes clusters have
+# (https://cloud.google.com/kubernetes-engine/docs/concepts/planning-large-clusters).
+_MANY, _MOST_NODES = 2**20, 65_000
+
+
+# A label's value, with room for what KubeRay appends to pods' names.
+_GROUP_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,49}")
+# Ray's names of what is no GPU (ray.util.accelerators), or none that a device plugin calls one of NVIDIA's or AMD's.
+_NO_GPUS = ("TPU", "Intel", "aws-neuron", "Ascend", "MXC", "FURIOSA", "MOBILINT", "Apple")
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ def find_groups(config: FuseConfig, cluster: ClusterConfig) -> list[Group]:
     found = list(_groups(config, cluster))
     groups = [group for group in found if isinstance(group, Group)]
     problems = [problem for problem in found if isinstance(problem, Problem)]
-    problems += _unknown(config, cluster)
+    problems += [*_unknown(config, cluster), *_named(groups)]
     problems += [] if problems else _too_small(config, groups)
     if problems:
         raise ConfigError.of("cannot render the nodes", problems)
@@ -85,17 +94,47 @@ def _groups(config: FuseConfig, cluster: ClusterConfig) -> Iterator[Group | Prob
         if isinstance(shape, Problem):
             yield shape
             continue
-        nodes = settings.max_nodes or math.ceil(count / (shape.gpus or shape.cpus))
+        nodes = settings.max_nodes or max(
+            math.ceil(count / (shape.gpus or shape.cpus)), _for_whole_parts(config, accelerator, shape)
+        )
         if problem := _counts(f"cluster.nodes.{accelerator}", settings, nodes):
             yield problem
             continue
         yield from _split(accelerator, shape, settings, nodes)
 
 
+def _for_whole_parts(config: FuseConfig, accelerator: str, shape: Machine) -> int:
+    """Return the nodes that hold all parts of each section: a part lies on whole nodes, and may leave GPUs unused.
+
+    0 where planning.cluster says how many accelerators there are; a part that no node holds counts as none.
+    """
+    if accelerator in config.planning.cluster:
+        return 0
+    return max(
+        (_nodes_of(claim, shape) for _, claim in claims(config) if accelerator_of(config, claim) == accelerator),
+        default=0,
+    )
+
+
+def _nodes_of(claim: Claim, shape: Machine) -> int:
+    gpus, cpus = claim.num_gpus / claim.num_nodes, claim.num_cpus / claim.num_nodes
+    by_cpus = int(min(shape.cpus / cpus, _MANY) + ROUNDING)
+    on_a_node = by_cpus
+    if gpus >= 1:
+        on_a_node = min(by_cpus, int(shape.gpus / gpus))
+    elif gpus:
+        # Fractions lie on one GPU each.
+        on_a_node = min(by_cpus, int(min(1 / gpus, _MANY) + ROUNDING) * shape.gpus)
+    return math.ceil(claim.most * claim.num_nodes / on_a_node) if on_a_node else 0
+
+
 def _counts(place: str, settings: NodesConfig, nodes: int) -> Problem | None:
     if settings.min_nodes > nodes:
         rule, fix = f"only {nodes} nodes are planned", "lower it, or raise max_nodes"
         return Problem(f"{place}.min_nodes", str(settings.min_nodes), rule, fix, "WRPO-C141")
+    if nodes > _MOST_NODES:
+        rule, fix = f"no Kubernetes cluster has more than {_MOST_NODES:,} nodes", "ask for less, or set max_nodes"
+        return Problem(f"{place}.max_nodes", str(nodes), rule, fix, "WRPO-C141")
     kept = settings.on_demand_nodes
     if kept and not settings.spot:
         rule, fix = "without `spot: true` no node may be withdrawn", "set spot, or remove it"
@@ -132,6 +171,9 @@ def _split(accelerator: str, shape: Machine, settings: NodesConfig, nodes: int) 
 def node_shape(cluster: ClusterConfig, accelerator: str, given: PlacementConfig, place: str) -> Machine | Problem:
     """Return what one pod of a node has: as given at `place`, or nine tenths of the usual machine."""
     usual = usual_machine(cluster.cloud, accelerator)
+    if accelerator == CPU and isinstance(given, NodesConfig) and given.gpus:
+        fix = "describe them under the GPUs' own type, or remove it"
+        return Problem(f"{place}.gpus", str(given.gpus), "these are the nodes without GPUs", fix, "WRPO-C141")
     if given.instance_type and usual and given.instance_type != usual.instance_type:
         usual = None
     gpus = 0 if accelerator == CPU else (isinstance(given, NodesConfig) and given.gpus) or (usual and usual.gpus)
@@ -142,6 +184,14 @@ def node_shape(cluster: ClusterConfig, accelerator: str, given: PlacementConfig,
         wanted = ["cpus", "memory_gb", *(["gpus"] if accelerator != CPU else [])]
         fix = f"set {', '.join(wanted)} of one node, or cluster.cloud"
         return Problem(place, value, "what this machine has is not known", fix, "WRPO-C141")
+    # Nodes without GPUs may be of any machine type.
+    if usual and accelerator != CPU:
+        for name, asked, there in (
+            ("gpus", gpus, usual.gpus), ("cpus", cpus, usual.cpus), ("memory_gb", memory_gb, usual.memory_gb)
+        ):  # fmt: skip
+            if asked > there:
+                rule, fix = f"a {usual.instance_type} has {there}", "ask for less, or name another instance_type"
+                return Problem(f"{place}.{name}", str(asked), rule, fix, "WRPO-C141")
     return Machine(given.instance_type or (usual.instance_type if usual else ""), gpus, cpus, memory_gb)
 
 
@@ -155,6 +205,22 @@ def _unknown(config: FuseConfig, cluster: ClusterConfig) -> Iterator[Problem]:
         if name not in used:
             rule = f"nothing in the run uses nodes of this type; it uses {', '.join(used)}"
             yield Problem(f"cluster.nodes.{name}", name, rule, "correct the name, or remove it", "WRPO-C141")
+
+
+def _named(groups: list[Group]) -> Iterator[Problem]:
+    """Yield a problem for types of which no group can be made, or not beside those of another type."""
+    types: dict[str, str] = {}
+    for group in groups:
+        place, other = f"cluster.nodes.{group.accelerator}", types.setdefault(group.name, group.accelerator)
+        if group.gpus and group.accelerator.startswith(_NO_GPUS):
+            rule = "pods ask for GPUs of NVIDIA or AMD; engines and training here run on nothing else"
+            yield Problem(place, group.accelerator, rule, "name a GPU's type", "WRPO-C141")
+        elif not _GROUP_NAME.fullmatch(group.name):
+            rule = f"its group of nodes would be called {group.name!r}, which Kubernetes does not take"
+            yield Problem(place, group.accelerator, rule, "write the type as Ray calls it, such as H100", "WRPO-C141")
+        elif other != group.accelerator:
+            rule = f"its group of nodes would be called {group.name}, as that of {other}"
+            yield Problem(place, group.accelerator, rule, "write one type in one way", "WRPO-C141")
 
 
 def _too_small(config: FuseConfig, groups: list[Group]) -> Iterator[Problem]:

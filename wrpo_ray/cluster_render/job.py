@@ -15,14 +15,14 @@ from wrpo_ray.cluster_render.groups import Group
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_cluster import ClusterConfig
 from wrpo_ray.config_file import dump_config, parse_config
+from wrpo_ray.config_place_rules import holds_path
 from wrpo_ray.planning.accelerators import CPU
 
 # RayJob names have at most 47 characters: KubeRay appends to them (MaxRayJobNameLength of its utils/constant.go).
 _MAX_NAME = 47
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _STORES = ("s3://", "gs://")
-# Keys whose values are paths, in sections that are ours; what is passed on to libraries is left alone.
-_PATH_KEYS = {"path", "root", "chat_template", "template", "include_path"}
+# What is passed on to libraries is left alone.
 _PASSED_ON = {"extra_args", "extra_body", "env_vars", "deepspeed", "cluster"}
 _MODEL_KEYS = {"engine", "trust_remote_code"}
 # Usage statistics would be the only traffic to addresses that a run does not need.
@@ -78,7 +78,8 @@ def make_job(config: FuseConfig, cluster: ClusterConfig, groups: Sequence[Group]
     """Return the job of a checked config; see `checks`."""
     text = config_for(config, cluster, groups)
     models = [value for _, value, is_model in paths(config) if is_model]
-    uses_hub = any(is_hub_name(value) for value in models)
+    # lm-eval's tasks bring their data from there.
+    uses_hub = any(is_hub_name(value) for value in models) or bool(config.evaluation and config.evaluation.lm_eval)
     return Job(job_name(config.run.name), config.run.name, tuple(groups), text, cluster, uses_hub, tuple(ports))
 
 
@@ -131,7 +132,7 @@ def _placed_fields(node: Any, place: str) -> Iterator[tuple[str, dict[str, Any],
     is_model = not _MODEL_KEYS.isdisjoint(node)
     for key, value in node.items():
         below = f"{place}.{key}".lstrip(".")
-        if key in _PATH_KEYS and isinstance(value, str):
+        if holds_path(below) and isinstance(value, str):
             yield below, node, key, is_model and key == "path"
         elif key not in _PASSED_ON:
             yield from _placed_fields(value, below)

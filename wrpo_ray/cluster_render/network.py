@@ -10,13 +10,11 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
+from wrpo_ray.addresses import METADATA_NETWORKS
 from wrpo_ray.cluster_render.job import Job
 from wrpo_ray.cluster_render.pods import JOB_LABEL, ROLE_LABEL, Manifest, labels
 from wrpo_ray.config_cluster import NetworkConfig
 
-# Addresses by which a cloud tells a machine its credentials.
-_LINK_LOCAL = {4: ipaddress.ip_network("169.254.0.0/16"), 6: ipaddress.ip_network("fe80::/10")}
-_AWS_METADATA_IPV6 = ipaddress.ip_network("fd00:ec2::/32")
 _DASHBOARD, _METRICS = 8265, 8080
 _NAMESPACE = "kubernetes.io/metadata.name"
 
@@ -54,7 +52,8 @@ def _of_head(job: Job, network: NetworkConfig) -> Manifest:
     gcs = job.cluster.kuberay.gcs
     if gcs and gcs.redis_address:
         port = int(gcs.redis_address.rpartition(":")[2])
-        egress.append({"to": [{"namespaceSelector": {}}], "ports": _ports([port])})
+        # A pod of this cluster, or a service of the cloud outside of it.
+        egress += [{"to": [{"namespaceSelector": {}}], "ports": _ports([port])}, _to(network.storage_cidrs, [port])]
     return _policy(job, "head", {"matchLabels": labels(job, "head")}, ingress, egress)
 
 
@@ -87,14 +86,14 @@ def _dns(network: NetworkConfig) -> Manifest:
 
 
 def _to(cidrs: Iterable[str], ports: Iterable[int], metadata: bool = False) -> Manifest:
-    """Return a rule for these networks; what is link-local in them is left out unless it is meant (`metadata`)."""
+    """Return a rule for these networks; metadata services in them are left out unless they are meant (`metadata`)."""
     return {"to": [{"ipBlock": _block(cidr, metadata)} for cidr in cidrs], "ports": _ports(ports)}
 
 
 def _block(cidr: str, metadata: bool) -> Manifest:
     network = ipaddress.ip_network(cidr)
-    hidden = [_LINK_LOCAL[network.version]] + ([_AWS_METADATA_IPV6] if network.version == 6 else [])
-    inside = [] if metadata else [str(each) for each in hidden if each.subnet_of(network) and each != network]  # type: ignore[arg-type]
+    hidden = [] if metadata else [each for each in METADATA_NETWORKS if each.version == network.version]
+    inside = [str(each) for each in hidden if each.subnet_of(network)]  # type: ignore[arg-type]
     return {"cidr": str(network), "except": inside} if inside else {"cidr": str(network)}
 
 

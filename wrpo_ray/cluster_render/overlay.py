@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wrpo_ray.config_text import read_config_text
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.yaml_loader import parse_yaml
 
@@ -17,11 +18,7 @@ def overrides_of(path: str) -> list[str]:
     Sources are named, as in overrides: `sources: {qwen: {path: s3://bucket/qwen}}`. Raises ConfigError for a file that
     cannot be read or holds no sections.
     """
-    try:
-        raw = parse_yaml(Path(path).read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot read {path}: {reason}", code="WRPO-C145", help="correct --with") from error
+    raw = parse_yaml(read_config_text(Path(path), "overlay"), path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections, as a config does", code="WRPO-C145", help="see cluster/sites")
     return list(_flat(raw, ""))

@@ -14,7 +14,7 @@ from wrpo_ray.cluster_render.job import Job, environment
 from wrpo_ray.config_cluster import KubeRayConfig, PlacementConfig, TolerationConfig
 
 Manifest = dict[str, Any]
-CACHE, CONFIG_FOLDER, SCRATCH = "/cache", "/etc/wrpo_ray", "/tmp"
+CACHE, CONFIG_FOLDER, SCRATCH, SHARED_MEMORY = "/cache", "/etc/wrpo_ray", "/tmp", "/dev/shm"
 CONFIG_PATH = f"{CONFIG_FOLDER}/run.yaml"
 # Of a pod's memory: Ray keeps objects there (30 % of the memory it sees), NCCL and vLLM's workers talk through it.
 SHARED_MEMORY_SHARE = 0.4
@@ -141,7 +141,7 @@ def _container(name: str, job: Job, needs: Mapping[str, str]) -> Manifest:
         "securityContext": container_security(),
         "volumeMounts": [
             {"name": "scratch", "mountPath": SCRATCH},
-            {"name": "shared-memory", "mountPath": "/dev/shm"},
+            {"name": "shared-memory", "mountPath": SHARED_MEMORY},
             *(
                 {"name": volume.claim, "mountPath": volume.path, "readOnly": volume.read_only}
                 for volume in job.cluster.kuberay.volumes

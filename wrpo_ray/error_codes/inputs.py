@@ -104,9 +104,9 @@ INPUTS = {
         "Remove it; wrpo_ray/config_engine_rules.py has the whole list.",
     ),
     "WRPO-C111": Entry(
-        "an environment variable that switches a protection off",
-        "With it an engine would unpickle messages or weights, skip its own checks, or run code from a logging config.",
-        "Remove it from resources.env_vars.",
+        "an environment variable that switches a protection off or names code",
+        "With it an engine would unpickle messages or weights, skip its own checks, or load code that it names.",
+        "Remove it from resources.env_vars or cluster.env; what the nodes need belongs into their own environment.",
     ),
     "WRPO-C033": Entry(
         "settings of sharding, offload or kernels do not go together",

@@ -105,8 +105,8 @@ MODELS = {
     ),
     "WRPO-M020": Entry(
         "a model asks for code or for another model",
-        "A file of its settings names code of another repository, a kernel that would be fetched and run, or the model "
-        "that an adapter belongs to; none of them is pinned by revision or hash.",
+        "A file of its settings names code of another repository, a kernel that would be fetched and run, or a model "
+        "loaded beside or instead of this one (adapters, drafts); none of them is pinned by revision or hash.",
         "Take it out of the file if the model works without it, merge the adapter, or choose another model.",
     ),
     "WRPO-M021": Entry(

@@ -88,11 +88,26 @@ def read_evaluation_file(step: Location, manifest: Manifest) -> dict[str, Any] |
     entry = next((entry for entry in manifest.files if entry.path == FILE), None)
     if entry is None:
         return None
-    found: dict[str, Any] = json.loads(verified_bytes(step, entry))
+    found = _parsed(step, verified_bytes(step, entry))
     if "format" not in found:
         return None
     _require_format(step, found)
     return found
+
+
+def _parsed(step: Location, content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{step / FILE} is not JSON: {error}", code="WRPO-S051", help=_help(step)) from error
+    if not isinstance(found, dict):
+        rule = f"{step / FILE} must hold an object with `format`, and holds a {type(found).__name__}"
+        raise StorageError(rule, code="WRPO-S051", help=_help(step))
+    return found
+
+
+def _help(step: Location) -> str:
+    return f"remove {step}, then python jobs/evaluate.py --config X.yaml makes it anew from the answers that are there"
 
 
 def _require_format(step: Location, found: Mapping[str, Any]) -> None:
@@ -109,8 +124,7 @@ def _require_format(step: Location, found: Mapping[str, Any]) -> None:
         more = f" and {len(faults) - _MAX_NAMED} more" if len(faults) > _MAX_NAMED else ""
         raise StorageError(
             f"{place} says that it has format {FORMAT}, and does not: {'; '.join(faults[:_MAX_NAMED])}{more}",
-            code="WRPO-S051", help=f"remove {step}, then python jobs/evaluate.py --config X.yaml makes it anew"
-            " from the answers that are there",
+            code="WRPO-S051", help=_help(step),
         ) from error  # fmt: skip
 
 

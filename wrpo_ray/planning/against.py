@@ -14,6 +14,7 @@ from wrpo_ray.planning.text import plan_json
 from wrpo_ray.planning.units import columns, short, span
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.manifest import Manifest, RunLayout, read_manifest
+from wrpo_ray.storage.told import require_start, require_summary
 from wrpo_ray.submissions import last_submission
 
 PLAN = "plan"
@@ -114,6 +115,7 @@ def against_run(plan: RunPlan, folder: Location) -> str:
             f"{folder} is no run: it has no submissions/ folder", code="WRPO-C040",
             help="name the run's own folder, which is run.root/run.name of its config",
         )  # fmt: skip
+    require_start(submission, RunLayout(folder).submissions)
     stored = submission.get(PLAN) or {}
     title = "plan of this config" if "stages" not in stored else "plan that the run stored when it started"
     stages = stored.get("stages") or json.loads(json.dumps(plan_json(plan)))["stages"]
@@ -126,5 +128,10 @@ def manifests_of(folder: Location, submission: Mapping[str, Any]) -> dict[str, M
     layout = RunLayout(
         folder, {f"{step['name']}/{step['fingerprint']}": run for step in steps if (run := step.get("run"))}
     )
-    found = {step["name"]: read_manifest(layout.step_folder(step["name"], step["fingerprint"])) for step in steps}
-    return {name: manifest for name, manifest in found.items() if manifest is not None}
+    found: dict[str, Manifest] = {}
+    for step in steps:
+        place = layout.step_folder(step["name"], step["fingerprint"])
+        if (manifest := read_manifest(place)) is not None:
+            require_summary(manifest, place)
+            found[step["name"]] = manifest
+    return found

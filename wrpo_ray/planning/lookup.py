@@ -71,7 +71,7 @@ def _read(place: str, files: ModelFiles, folder: Path) -> FoundShape | Problem:
         return FoundShape(shape_of(config, stored_parameters(folder)), "its config.json")
     except KeyError as error:
         rule = f"its config.json does not tell {error.args[0]}"
-    except (OSError, ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         rule = f"its files cannot be read: {type(error).__name__}: {error}"
     return Problem(f"{place}.path", files.path, rule, "name a model in Hugging Face format", "WRPO-C060")
 

@@ -104,12 +104,16 @@ def _locate_on_hub(place: str, files: ModelFiles) -> ModelFacts | Problem:
 def _facts(place: str, files: ModelFiles, folder: Path, names: frozenset[str]) -> ModelFacts | Problem:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         rule = f"config.json cannot be read: {error}"
         return Problem(f"{place}.path", files.path, rule, "fetch the model again", "WRPO-M003")
     if not isinstance(config, dict):
         rule = "config.json must hold an object"
         return Problem(f"{place}.path", files.path, rule, "fetch the model again", "WRPO-M003")
+    for key, kind, name in (("auto_map", dict, "an object"), ("model_type", str, "text")):
+        if config.get(key) is not None and not isinstance(config[key], kind):
+            rule = f"{key} in config.json must be {name}"
+            return Problem(f"{place}.path", files.path, rule, "fetch the model again", "WRPO-M003")
     return ModelFacts(folder, config, names)
 
 
@@ -144,7 +148,7 @@ def _check_shards(path: str, facts: ModelFacts) -> Iterator[Problem]:
     try:
         index = json.loads((facts.folder / _SAFETENSORS_INDEX).read_text(encoding="utf-8"))
         shards = sorted(set(index["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         rule = f"the index of the weights cannot be read: {error!r}"
         yield Problem(path, _SAFETENSORS_INDEX, rule, "fetch it again", "WRPO-M005")
         return

@@ -119,7 +119,7 @@ def _check_template_present(place: str, files: ModelFiles, facts: ModelFacts) ->
         template = settings.get("chat_template")
     except FileNotFoundError:
         template = None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         rule = f"tokenizer_config.json cannot be read: {error}"
         return Problem(f"{place}.path", files.path, rule, "fetch it again", "WRPO-M014")
     if isinstance(template, str):

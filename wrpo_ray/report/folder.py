@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from wrpo_ray.run_state import METRICS, RunState, StepState, read_run
 from wrpo_ray.run_state.contents import read_contents
 from wrpo_ray.storage.location import Location, locate
 from wrpo_ray.storage.manifest import FileEntry, Manifest, RunLayout, read_manifest
+from wrpo_ray.storage.told import metrics_line, require_start, require_summary
 
 _AT_WORK = ("running", "partly done")
 
@@ -89,7 +89,11 @@ def read_facts(folder: Location) -> RunFacts:
     state = read_run(folder)
     steps = {step.name: _step(step) for step in state.steps}
     number = state.submission.number if state.submission else None
-    record = (RunLayout(folder).submissions / f"{number:06d}.json").read_sealed() if number is not None else {}
+    record: Mapping[str, Any] = {}
+    if number is not None:
+        place = RunLayout(folder).submissions / f"{number:06d}.json"
+        record = place.read_sealed()
+        require_start(record, place)
     metrics = {name: lines for name, step in steps.items() if (lines := _metrics(step))}
     return RunFacts(folder, state, record, steps, state.last_failure, metrics)
 
@@ -98,6 +102,8 @@ def _step(state: StepState) -> StepFacts:
     folder = locate(state.folder)
     if state.phase == "complete":
         manifest = read_manifest(folder)
+        if manifest is not None:
+            require_summary(manifest, folder)
         files = manifest.files if manifest else ()
     elif state.phase in _AT_WORK:
         contents = read_contents(folder)
@@ -109,18 +115,19 @@ def _step(state: StepState) -> StepFacts:
 
 
 def _metrics(step: StepFacts) -> list[dict[str, Any]]:
-    """Return the lines of a training step, each step once; the last line may be half written, a damaged one is none."""
+    """Return the lines of a training step, each step once; what is no JSON is left out.
+
+    Raises StorageError for a line that holds something else than metrics.
+    """
     if step.state.training.step is None:
         return []
+    place = step.folder / METRICS
     try:
-        lines = (step.folder / METRICS).read_bytes().decode("utf-8", "replace").splitlines()
+        lines = place.read_bytes().decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return []
     found: dict[int, dict[str, Any]] = {}
     for line in lines:
-        try:
-            metrics = json.loads(line)
-            found[int(metrics["step"])] = metrics
-        except (ValueError, KeyError, TypeError):
-            continue
+        if (metrics := metrics_line(line, place)) is not None:
+            found[metrics["step"]] = metrics
     return [found[at] for at in sorted(found)]

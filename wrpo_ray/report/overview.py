@@ -11,7 +11,7 @@ from wrpo_ray.report.contribution import win_shares
 from wrpo_ray.report.costs import currency, total_price, total_seconds
 from wrpo_ray.report.evaluation import read_evaluation
 from wrpo_ray.report.folder import RunFacts
-from wrpo_ray.report.parts import Section, Table, number, percent
+from wrpo_ray.report.parts import Section, Table, finite, number, percent
 from wrpo_ray.run_status import advice, done, duration
 
 Standing = Literal["finished", "running", "failed", "stopped", "damaged", "not begun"]
@@ -57,8 +57,8 @@ def cards(facts: RunFacts) -> Iterator[Card]:
     yield from _result(facts)
     if "wrpo" in facts.metrics:
         last = facts.metrics["wrpo"][-1]
-        if "rewards/accuracies" in last:
-            yield Card("reward accuracy", percent(last["rewards/accuracies"]), f"at step {number(last['step'])}")
+        if (accuracy := finite(last.get("rewards/accuracies"))) is not None:
+            yield Card("reward accuracy", percent(accuracy), f"at step {number(last['step'])}")
     if facts.manifests:
         price, took = total_price(facts), span(total_seconds(facts))
         if price is None:

@@ -89,9 +89,13 @@ def interval(low: float | None, high: float | None, shown: Any = number) -> str:
 
 def finite(value: Any) -> float | None:
     """Return a number for JSON: None when it is none, or not finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        # A whole number that is larger than any float.
+        return None
 
 
 def thinned(points: Sequence[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:

@@ -17,6 +17,10 @@ _NUM_LAST_COMMITS = 16
 _CHECKPOINT = re.compile(r"scratch/(?:.*/)?step-(\d{8,})-([0-9a-z]+)/checkpoint\.json")
 
 
+# Of a file that is no JSON, or holds something else: nothing is known then. 1e999 is no whole number.
+_NO_NUMBER = (ValueError, KeyError, TypeError, OverflowError, RecursionError)
+
+
 @dataclass(frozen=True)
 class Pace:
     """rate: rows per second of a ledger step. seconds_left: None when unknown, and `unknown` then says why."""
@@ -72,7 +76,7 @@ def _last_step(contents: Contents) -> int | None:
         # The last line may be half written; a damaged line says nothing.
         try:
             return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
+        except _NO_NUMBER:
             continue
     return None
 
@@ -80,7 +84,7 @@ def _last_step(contents: Contents) -> int | None:
 def _noted_steps(contents: Contents) -> int | None:
     try:
         return int(json.loads((contents.folder / PROGRESS).read_bytes())["num_steps"])
-    except (ValueError, KeyError, TypeError):
+    except _NO_NUMBER:
         return None
 
 

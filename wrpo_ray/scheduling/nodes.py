@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from wrpo_ray.claims import Claim, Place
 
 # Fractions do not add up exactly.
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class _Free:
     gpus: list[float]
 
     def fits(self, cpus: float, gpus: float, accelerator_type: str | None) -> bool:
-        if cpus > self.cpus + _ROUNDING or (accelerator_type is not None and accelerator_type not in self.node.types):
+        if cpus > self.cpus + ROUNDING or (accelerator_type is not None and accelerator_type not in self.node.types):
             return False
         return self._gpus_for(gpus) is not None
 
@@ -51,9 +51,9 @@ class _Free:
         if gpus <= 0:
             return []
         if gpus < 1:
-            room = [(free, number) for number, free in enumerate(self.gpus) if free + _ROUNDING >= gpus]
+            room = [(free, number) for number, free in enumerate(self.gpus) if free + ROUNDING >= gpus]
             return [(min(room)[1], gpus)] if room else None
-        whole = [number for number, free in enumerate(self.gpus) if free >= 1 - _ROUNDING]
+        whole = [number for number, free in enumerate(self.gpus) if free >= 1 - ROUNDING]
         return [(number, 1.0) for number in whole[: round(gpus)]] if len(whole) >= round(gpus) else None
 
 

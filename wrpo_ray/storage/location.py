@@ -22,7 +22,8 @@ class Location:
 
     def __truediv__(self, name: str) -> Location:
         """Return what is called `name` below this; raises StorageError for a name that leads elsewhere."""
-        require_below(name)
+        if not is_path_below(name):
+            raise StorageError(f"{name!a} is no name of a file below a run's folder", code="WRPO-S060")
         return Location(self.store, f"{self.key}/{name}" if self.key else name)
 
     def __str__(self) -> str:
@@ -124,13 +125,13 @@ class Location:
         return self.store.now(self.key)
 
 
-def require_below(name: str) -> None:
-    """Raise StorageError for a name that does not lie below the folder that it is put behind.
+def is_path_below(path: str) -> bool:
+    """Tell whether a path, put behind a folder, names something below it on any store, and in one way only.
 
     Names come from records too (manifests, commits), which somebody else may have written.
     """
-    if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
-        raise StorageError(f"{name!a} is no name of a file below a run's folder", code="WRPO-S060")
+    parts = path.split("/")
+    return "\0" not in path and all(parts) and {".", ".."}.isdisjoint(parts)
 
 
 def json_bytes(value: Any) -> bytes:

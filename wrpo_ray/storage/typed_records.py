@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from wrpo_ray.errors import StorageError
-from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.location import Location, is_path_below
 
 T = TypeVar("T")
 _REPAIR = "`wrpo-ray inspect RUN --repair` removes it, so that it is made again"
@@ -43,10 +43,9 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
 
 
 def require_path_below(path: str) -> None:
-    """Raise ValueError unless `path` stays below the folder that it is relative to, on any store."""
-    parts = path.split("/")
-    if "\0" in path or not all(parts) or {".", ".."} & set(parts):
-        raise ValueError("must be a path below the step's folder, without empty parts and `..`")
+    """Raise ValueError unless `path` stays below the folder that it is relative to; see location.is_path_below."""
+    if not is_path_below(path):
+        raise ValueError("must be a path below the step's folder, without empty parts, `.` and `..`")
 
 
 def require_name(name: str) -> None:
