@@ -58,7 +58,8 @@ def scoring_claim(reward: RewardConfig) -> Claim:
 def training_claim(train: TrainConfig) -> Claim:
     """Return the claim of a worker group: all of its workers at once."""
     workers = train.num_workers
-    return Claim(train.num_cpus_per_worker, float(train.num_gpus_per_worker), fewest=workers, most=workers)
+    num_gpus = float(train.num_gpus_per_worker)
+    return Claim(train.num_cpus_per_worker, num_gpus, train.accelerator_type, fewest=workers, most=workers)
 
 
 Place = tuple[str, ...]

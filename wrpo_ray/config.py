@@ -186,13 +186,16 @@ class TrainConfig(Frozen):
     num_workers: PositiveInt = 1
     num_cpus_per_worker: PositiveFloat = 1.0
     num_gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    accelerator_type: str | None = None
+    """Type of the workers' GPUs as Ray names it (`H100`); without one they lie on GPUs of any type in the cluster."""
     deepspeed: dict[str, JsonValue] = {}
     """Further DeepSpeed settings, merged over the ones derived from this section."""
 
 
 # How a training run is spread over machines, saved and logged changes its result by rounding at most.
 EXECUTION_FIELDS = {
-    "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "micro_batch_tokens", "zero_stage", "max_failures",
+    "num_workers", "num_cpus_per_worker", "num_gpus_per_worker", "accelerator_type", "micro_batch_tokens", "zero_stage",
+    "max_failures",
     "activation_checkpointing", "checkpoint_every_steps", "checkpoint_in_background", "keep_checkpoints",
     "log_every_steps", "share_prompts", "shared_attention", "offload", "zero_hpz_partition_size",
     "compile",

@@ -263,6 +263,9 @@ def _training(place: str, train: TrainConfig) -> Iterator[Problem]:
         rule = "its kernel runs on a GPU in bf16 alone"
         fix = "set num_gpus_per_worker: 1 and precision: bf16, or head_kernel: chunked"
         yield Problem(f"{place}.head_kernel", train.head_kernel, rule, fix, "WRPO-C037")
+    if train.accelerator_type and not train.num_gpus_per_worker:
+        rule, fix = "is a type of GPUs, and workers take none", "set num_gpus_per_worker: 1, or remove accelerator_type"
+        yield Problem(f"{place}.accelerator_type", train.accelerator_type, rule, fix, "WRPO-C033")
     if train.max_prompt_length >= train.max_length:
         rule = f"must be less than max_length = {train.max_length}, or no response token fits"
         fix = "lower max_prompt_length or raise max_length"

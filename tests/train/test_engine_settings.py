@@ -9,10 +9,12 @@ import pytest
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from tests.train import runs, two_ranks
-from wrpo_ray.config import ModelFiles
+from wrpo_ray.claims import training_claim
+from wrpo_ray.config import ModelFiles, WRPOConfig
 from wrpo_ray.config_rules import broken_rules
 from wrpo_ray.errors import ModelError, Problem
 from wrpo_ray.train.engine_settings import deepspeed_settings, inference_settings, zero_stage
+from wrpo_ray.train.fit import scaling_of
 from wrpo_ray.train.model import load_model
 
 ON_GPU = {"num_gpus_per_worker": 1}
@@ -81,6 +83,16 @@ def problems(fields: dict[str, Any]) -> list[Problem]:
 GPUS = {**ON_GPU, "num_workers": 4, "zero_stage": 3}
 
 
+def test_workers_lie_on_gpus_of_the_type_that_is_asked_for() -> None:
+    train = WRPOConfig(learning_rate=1e-6, num_workers=4, num_cpus_per_worker=3.0, **ON_GPU)
+    (bundle, *others) = scaling_of(train).as_placement_group_factory().bundles[-4:]
+    assert bundle == {"CPU": 3.0, "GPU": 1.0}
+    assert all(other == bundle for other in others)
+    typed = scaling_of(train.model_copy(update={"accelerator_type": "H100"})).as_placement_group_factory().bundles[-1]
+    assert {name for name in typed if name not in bundle} == {"accelerator_type:H100"}
+    assert training_claim(train.model_copy(update={"accelerator_type": "H100"})).accelerator_type == "H100"
+
+
 @pytest.mark.parametrize(
     ("fields", "place", "code"),
     [
@@ -91,6 +103,7 @@ GPUS = {**ON_GPU, "num_workers": 4, "zero_stage": 3}
         ({**GPUS, "zero_stage": 2, "zero_quantized_weights": True}, "zero_quantized_weights", "WRPO-C033"),
         ({**GPUS, "num_gpus_per_worker": 0, "zero_quantized_weights": True}, "zero_quantized_weights", "WRPO-C033"),
         ({**GPUS, "num_gpus_per_worker": 0, "zero_quantized_gradients": True}, "zero_quantized_gradients", "WRPO-C033"),
+        ({"accelerator_type": "H100"}, "accelerator_type", "WRPO-C033"),
         ({"attention": "flash_attention_2", "precision": "bf16"}, "attention", "WRPO-C033"),
         ({**GPUS, "attention": "flash_attention_2", "precision": "fp32"}, "attention", "WRPO-C033"),
         ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "deepspeed.zero_optimization.stage", "WRPO-C018"),

@@ -57,6 +57,7 @@ def refused(config: FuseConfig, target: str = "kuberay") -> list[tuple[str, str]
         ("planning.cluster={H100: 64}",),
         ("sources.gemma2-9b.resources.accelerator_type=L4", "reward.resources.accelerator_type=A100-80G"),
         ("wrpo.num_workers=24", "planning.accelerator=H200"),
+        ("wrpo.accelerator_type=H200", "wrpo.num_workers=12"),
     ],
 )
 def test_as_many_accelerators_as_the_plan_counts(overrides: tuple[str, ...]) -> None:

@@ -95,5 +95,6 @@ def _unit(config: FuseConfig, resources: ResourcesConfig) -> tuple[str, float]:
 
 def _training(config: FuseConfig, kind: Kind, train: TrainConfig) -> Holding:
     if train.num_gpus_per_worker:
-        return Holding(kind, config.planning.accelerator, float(train.num_gpus_per_worker), train.num_workers)
+        accelerator = train.accelerator_type or config.planning.accelerator
+        return Holding(kind, accelerator, float(train.num_gpus_per_worker), train.num_workers)
     return Holding(kind, CPU, train.num_cpus_per_worker, train.num_workers)

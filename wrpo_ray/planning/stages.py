@@ -256,7 +256,7 @@ class StageBuilder:
     def _training(
         self, step: str, train: TrainConfig, rows: float, tokens: float, efficiency: float, after: tuple[str, ...]
     ) -> Stage:
-        shape, accelerator = self.shapes["target"].shape, self._trained_on(train)
+        shape, accelerator = self.shapes["target"].shape, self._trained_on(step, train)
         flops = passes.training_flops(shape.active_parameters, tokens, train)
         fit = training_memory.training_fit(step, shape, train, accelerator)
         return self._worker_stage("training", step, train, accelerator, rows, tokens, flops, efficiency, fit, after)
@@ -264,7 +264,7 @@ class StageBuilder:
     def _reference(self, rows: float, after: tuple[str, ...]) -> Stage:
         """The reference's log-probs: of all three responses, or of y_ws alone."""
         train, shape = self.config.wrpo, self.shapes["target"].shape
-        accelerator = self._trained_on(train)
+        accelerator = self._trained_on("wrpo", train)
         tokens = self._quadruples(rows)
         if train.reference_from_sampler:
             tokens = rows * (self.lengths.prompt_tokens + self._target_response())
@@ -275,8 +275,8 @@ class StageBuilder:
             "reference", "reference", train, accelerator, rows, tokens, flops, efficiency, fit, after
         )
 
-    def _trained_on(self, train: TrainConfig) -> Accelerator:
-        return self._accelerator("planning.accelerator", train.num_gpus_per_worker > 0, None)
+    def _trained_on(self, section: str, train: TrainConfig) -> Accelerator:
+        return self._accelerator(f"{section}.accelerator_type", train.num_gpus_per_worker > 0, train.accelerator_type)
 
     def _worker_stage(
         self, kind: Kind, step: str, train: TrainConfig, accelerator: Accelerator, rows: float, tokens: float,

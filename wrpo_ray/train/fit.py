@@ -10,11 +10,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from wrpo_ray.config import TrainConfig
 from wrpo_ray.errors import InterruptedRunError, ModelError, raise_own
 from wrpo_ray.train.job import TrainJob
 from wrpo_ray.train.metrics import METRICS_FILE, read_metrics
+
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
 
 log = logging.getLogger(__name__)
 
@@ -57,22 +61,34 @@ def died_while_starting(error: Exception) -> bool:
     return isinstance(error, ControllerError) and isinstance(error.controller_failure, RayActorError)
 
 
+def scaling_of(train: TrainConfig) -> ScalingConfig:
+    """Return what the workers of a training section take."""
+    from ray.train import ScalingConfig
+
+    on_gpu = train.num_gpus_per_worker > 0
+    return ScalingConfig(
+        num_workers=train.num_workers,
+        use_gpu=on_gpu,
+        resources_per_worker={"CPU": train.num_cpus_per_worker, **({"GPU": 1.0} if on_gpu else {})},
+        accelerator_type=train.accelerator_type,
+    )
+
+
 def _fit_once(worker: Callable[[dict[str, Any]], dict[str, Any]], job: TrainJob) -> dict[str, Any]:
     """Run one fit of Ray Train; raises its TrainingFailedError."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
     from wrpo_ray.train.process_group import LoopbackTorchConfig
 
     train = job.train
     on_gpu = train.num_gpus_per_worker > 0
-    resources = {"CPU": train.num_cpus_per_worker, **({"GPU": 1.0} if on_gpu else {})}
     with _ray_train_folder(job) as folder:
         trainer = TorchTrainer(
             worker,
             train_loop_config=job.model_dump(mode="json"),
             torch_config=LoopbackTorchConfig(backend="nccl" if on_gpu else "gloo"),
-            scaling_config=ScalingConfig(num_workers=train.num_workers, use_gpu=on_gpu, resources_per_worker=resources),
+            scaling_config=scaling_of(train),
             run_config=RunConfig(
                 # Never the same twice: Ray Train reads back what it finds under a name, and a cut file there would
                 # stop every later start. All that lasts is in our own checkpoints.
