@@ -14,8 +14,8 @@ from wrpo_ray.planning.stage import Stage
 from wrpo_ray.planning.units import columns, money, short, span
 
 _HEADING = (
-    "step", "accelerators", "responses", "tokens in", "tokens out", "FLOP", "GPU-hours", "CPU-hours", "wall time", "price",
-    "sequences", "bound by",
+    "step", "accelerators", "responses", "tokens in", "tokens out", "FLOP", "GPU-hours", "CPU-hours", "wall time",
+    "price", "sequences", "bound by",
 )  # fmt: skip
 
 
