@@ -106,6 +106,21 @@ def test_win_share_is_the_summary_of_fuse(run: SyntheticRun, facts: RunFacts) ->
         assert row["value"] == pytest.approx(wins / len(quadruples), abs=1e-4)
 
 
+def test_every_number_that_is_drawn_is_in_a_table(facts: RunFacts) -> None:
+    charts = [chart for make in SECTIONS for chart in make(facts).charts]
+    assert {chart.kind for chart in charts} == {"bars", "lines", "histogram", "ranges"}
+    for chart in charts:
+        if chart.kind == "lines":
+            steps = {step for series in chart.data["series"] for step, _ in series["points"]}
+            assert [row[0] for row in chart.table.rows] == [number(step) for step in sorted(steps)], chart.name
+        if chart.kind == "histogram":
+            assert chart.bins is not None
+            for column, series in enumerate(chart.data["series"], start=2):
+                counts = [int(row[column].replace(",", "")) for row in chart.bins.rows]
+                shares = [count / sum(counts) for count in counts if count]
+                assert shares == pytest.approx([share for _, _, share in series["bins"]]), chart.name
+
+
 def test_curves_are_thinned_and_keep_their_ends(run: SyntheticRun, facts: RunFacts) -> None:
     alpha = by_name(training(facts))["alpha"]
     points = alpha.data["series"][0]["points"]
