@@ -23,7 +23,7 @@ from wrpo_ray.report.allocated import allocation_table
 from wrpo_ray.report.columns import RangeReader
 from wrpo_ray.report.command import write_report
 from wrpo_ray.report.contribution import against_words, chosen_of, rewards_of
-from wrpo_ray.report.costs import price_of, total_price, total_seconds
+from wrpo_ray.report.costs import costs, price_of, total_price, total_seconds
 from wrpo_ray.report.evaluation import evaluation
 from wrpo_ray.report.folder import RunFacts, read_facts
 from wrpo_ray.report.html import embedded, policy
@@ -104,6 +104,12 @@ def test_win_share_is_the_summary_of_fuse(run: SyntheticRun, facts: RunFacts) ->
     for row in rows:
         wins = sum(quadruple.source == row["label"] for quadruple in quadruples)
         assert row["value"] == pytest.approx(wins / len(quadruples), abs=1e-4)
+
+
+def test_time_that_is_not_known_is_told(facts: RunFacts) -> None:
+    assert "was started" not in costs(facts).words
+    again = dataclasses.replace(facts, record={**facts.record, "epoch": 3})
+    assert "The run was started 3 times: of a step that one start left unfinished" in costs(again).words
 
 
 def test_every_number_that_is_drawn_is_in_a_table(facts: RunFacts) -> None:

@@ -76,6 +76,19 @@ def _compared(stage: Mapping[str, Any], manifest: Manifest | None) -> Compared:
     )
 
 
+def unseen_time(epoch: int | None) -> str:
+    """Return the sentence on time that no manifest holds; nothing for a run that was started once.
+
+    epoch: of the run's last start. An earlier one may have been cut off in the middle of a step, and could not note it.
+    """
+    if epoch is None or epoch < 2:
+        return ""
+    return (
+        f"The run was started {epoch} times: of a step that one start left unfinished, the time counts of the start"
+        " that finished it, so it may have taken longer."
+    )
+
+
 def compared_text(rows: Sequence[Compared]) -> str:
     """Return the comparison as a table, and what to plan with next time."""
     heading = ("step", "planned", "actual", "actual/planned", "responses planned", "actual", "tokens planned", "actual")
@@ -117,7 +130,8 @@ def against_run(plan: RunPlan, folder: Location) -> str:
     stored = submission.get(PLAN) or {}
     title = "plan of this config" if "stages" not in stored else "plan that the run stored when it started"
     stages = stored.get("stages") or json.loads(json.dumps(plan_json(plan)))["stages"]
-    return f"{title}, against {folder}\n\n{compared_text(compare(stages, manifests_of(folder, submission)))}"
+    text = f"{title}, against {folder}\n\n{compared_text(compare(stages, manifests_of(folder, submission)))}"
+    return f"{text}\n{unseen}" if (unseen := unseen_time(submission.get("epoch"))) else text
 
 
 def manifests_of(folder: Location, submission: Mapping[str, Any]) -> dict[str, Manifest]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from wrpo_ray.planning.against import Compared, compare
+from wrpo_ray.planning.against import Compared, compare, unseen_time
 from wrpo_ray.planning.units import money, short, span
 from wrpo_ray.report.allocated import allocation_table
 from wrpo_ray.report.colours import ACTUAL, PLANNED
@@ -141,6 +141,8 @@ def _total_words(facts: RunFacts, prices: Mapping[str, float | None]) -> str:
     words = f"{len(own)} steps of this run are complete; together they worked {span(total_seconds(facts))}."
     if reused := len(facts.manifests) - len(own):
         words += f" Not counted: {reused} read from other runs."
+    if unseen := unseen_time(facts.record.get("epoch")):
+        words += f" {unseen}"
     total = total_price(facts)
     if total is None:
         return words
