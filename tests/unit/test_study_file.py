@@ -99,6 +99,7 @@ def test_all_problems_of_all_runs_are_told_at_once_and_common_ones_once(folder: 
         ("runs: {a: {run.seed: 5}}\nseeds: [1, 2]", "the study has `seeds`"),
         ("grids: {a: {run.seed: [5, 6]}}\nseeds: [1, 2]", "the study has `seeds`"),
         ("set: {run.seed: 5}\nruns: {a: {}}\nseeds: [1, 2]", "the study has `seeds`"),
+        (f"seeds: [1, 2]\n{SEARCH_BY_REWARD}", "trials of a search have the base's seed"),
         (f"runs: {{search-000: {{}}}}\n{SEARCH_BY_REWARD}", "2 runs have this name"),
         ("runs: {a: {ray.num_cpus: 2}, b: {}}", "one Ray session"),
         ("set: {export.path: out}\nruns: {a: {}, b: {}}", "into this folder"),

@@ -122,6 +122,8 @@ def broken_study_rules(study: StudyFile, raw: Mapping[str, Any], name: str) -> I
         everywhere.append(("search.fields", dict.fromkeys(study.search.fields)))
     for place, changes in everywhere:
         yield from _broken_changes(study, raw, f"{name} `{place}`", changes)
+    if study.seeds and not runs:
+        yield _wrong(f"{name} `seeds`", shown(study.seeds), "trials of a search have the base's seed", "leave it out")
     yield from _seeds_twice(study, name)
     yield from _broken_ranges(study, name)
 
