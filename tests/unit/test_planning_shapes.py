@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from wrpo_ray.config import EngineConfig, ModelFiles
+from wrpo_ray.errors import ConfigError
 from wrpo_ray.planning.engine_memory import weight_bytes
-from wrpo_ray.planning.lookup import FoundShape, find_shapes_of
+from wrpo_ray.planning.lookup import find_shapes_of
 from wrpo_ray.planning.shapes import stored_parameters
 
 SIZES = {
@@ -67,7 +68,21 @@ def test_a_model_tells_itself_how_it_is_quantized(tmp_path: Path, method: str | 
     (tmp_path / "config.json").write_text(json.dumps(SIZES | quantized))
     found = find_shapes_of([("target", ModelFiles(path=str(tmp_path)))])["target"]
     assert (found.shape.parameters, found.quantization) == (COUNTED, method)
-    assert isinstance(found, FoundShape)
     assert weight_bytes(EngineConfig(), "target", found.quantization) == width
     # What the config says goes first.
     assert weight_bytes(EngineConfig(quantization="fp8"), "target", found.quantization) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [({"num_attention_heads": 0}, "num_attention_heads"), ({"hidden_size": -64}, "hidden_size")],
+)
+def test_a_size_that_is_none_is_named(tmp_path: Path, odd: dict[str, int], told: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | odd))
+    with pytest.raises(ConfigError, match=f"does not tell {told}"):
+        find_shapes_of([("target", ModelFiles(path=str(tmp_path)))])
+
+
+def test_a_way_of_quantizing_that_is_no_text_is_none(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SIZES | {"quantization_config": {"quant_method": ["x"]}}))
+    assert find_shapes_of([("target", ModelFiles(path=str(tmp_path)))])["target"].quantization is None

@@ -76,7 +76,9 @@ def _read(place: str, files: ModelFiles, folder: Path) -> FoundShape | Problem:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         quantized = config.get("quantization_config")
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
-        return FoundShape(shape_of(config, stored_parameters(folder)), "its config.json", method)
+        return FoundShape(
+            shape_of(config, stored_parameters(folder)), "its config.json", method if isinstance(method, str) else None
+        )
     except KeyError as error:
         rule = f"its config.json does not tell {error.args[0]}"
     except (OSError, ValueError, TypeError, AttributeError, ZeroDivisionError) as error:

@@ -79,8 +79,8 @@ def shape_of(config: Mapping[str, Any], parameters: float | None = None) -> Mode
 
 def _int(config: Mapping[str, Any], *names: str) -> int:
     for name in names:
-        if isinstance(config.get(name), int):
-            return config[name]
+        if isinstance(found := config.get(name), int) and found > 0:
+            return found
     raise KeyError(names[0])
 
 
