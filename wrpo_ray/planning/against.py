@@ -17,6 +17,8 @@ from wrpo_ray.storage.manifest import Manifest, RunLayout, read_manifest
 from wrpo_ray.submissions import last_submission
 
 PLAN = "plan"
+# With an allocation every source is loaded twice; both loads are parts of the step that is planned.
+_FIRST_LOAD = "first-"
 
 
 @dataclass(frozen=True)
@@ -55,24 +57,35 @@ def compare(stages: Sequence[Mapping[str, Any]], manifests: Mapping[str, Manifes
 
     stages: as text.stage_json gives them. manifests: by step.
     """
-    planned = [_compared(stage, manifests.get(stage["step"])) for stage in stages]
-    known = {stage["step"] for stage in stages}
+    planned = [
+        _compared(stage, loads_of(stage["step"], manifests) if stage["step"] in manifests else []) for stage in stages
+    ]
+    known = {name for stage in stages for name in (stage["step"], f"{_FIRST_LOAD}{stage['step']}")}
     others = [
         Compared(name, None, manifest.seconds) for name, manifest in manifests.items() if name not in known
     ]  # fmt: skip
     return [*planned, *others]
 
 
-def _compared(stage: Mapping[str, Any], manifest: Manifest | None) -> Compared:
-    summary = manifest.summary if manifest is not None else {}
+def loads_of(step: str, manifests: Mapping[str, Manifest]) -> list[Manifest]:
+    """Return the manifests that belong to a planned step; with an allocation there are two of a source's."""
+    return [manifests[name] for name in (f"{_FIRST_LOAD}{step}", step) if name in manifests]
+
+
+def _compared(stage: Mapping[str, Any], loads: Sequence[Manifest]) -> Compared:
+    def counted(*names: str) -> float | None:
+        found = [next((load.summary[name] for name in names if name in load.summary), None) for load in loads]
+        known = [float(number) for number in found if number is not None]
+        return sum(known) if known else None
+
     return Compared(
         step=stage["step"],
         planned_s=stage["seconds"],
-        actual_s=manifest.seconds if manifest is not None else None,
+        actual_s=sum(load.seconds for load in loads) if loads else None,
         planned_responses=stage["responses"],
-        actual_responses=summary.get("num_responses", summary.get("num_rows")),
+        actual_responses=counted("num_responses", "num_rows"),
         planned_tokens=stage["output_tokens"] or None,
-        actual_tokens=summary.get("num_tokens"),
+        actual_tokens=counted("num_tokens"),
     )
 
 
