@@ -66,6 +66,15 @@ def test_a_command_of_the_docs_works(page: str, line: str) -> None:
     assert found.stdout.strip()
 
 
+def test_every_page_is_in_the_navigation_once() -> None:
+    """MkDocs builds a page that nothing leads to without a word."""
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = sorted(re.findall(r"^ +- [^:]+: (\S+\.md)$", site, re.MULTILINE))
+    assert pages == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    home = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert [page for page in pages if f"]({page})" not in home] == ["index.md"]
+
+
 def _environment() -> dict[str, str]:
     import os
 
