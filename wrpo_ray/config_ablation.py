@@ -26,3 +26,17 @@ class AblationConfig(Frozen):
     How the paper's y_ls enters its loss is not known; it may be a term of its own, which there is none of here."""
     skip_sft: bool = False
     """Target-SFT is the target as it is (paper: Figure 4); the prompts of the SFT part are then not trained on."""
+
+
+_DEPARTURES = {
+    "source_rank": "y_ws is the second best source response",
+    "sft_source_rank": "the examples of SFT are the second best source responses",
+    "source_rejected": "y_l is a source's response where that is worse than the target's worst",
+    "skip_sft": "there was no SFT: the target itself drew y_wt and y_l",
+}
+
+
+def departures(ablation: AblationConfig) -> list[str]:
+    """Return in words what a run does otherwise than the method."""
+    usual = AblationConfig()
+    return [words for name, words in _DEPARTURES.items() if getattr(ablation, name) != getattr(usual, name)]

@@ -41,7 +41,8 @@ class PlanningConfig(Frozen):
     accelerator: str = "H100"
     """Type of the GPUs of every section without resources.accelerator_type, and of training."""
     cluster: dict[str, PositiveInt] = {}
-    """Accelerators by type, such as {H100: 64}; a type that is left out has as many as the largest step asks for."""
+    """Accelerators by type, such as {H100: 64}; a type that is left out has as many as the largest step asks for,
+    CPUs enough for all endpoints at once as well."""
     accelerators: dict[str, AcceleratorConfig] = {}
     """Further accelerator types by name; they replace built-in ones of the same name."""
     num_prompts: PositiveInt | None = None

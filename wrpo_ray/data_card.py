@@ -56,7 +56,10 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a data card tells. num_rows: of each data set by name. fuse: the summary of the step that chose."""
+    """What a data card tells. num_rows: of each data set by name. fuse: the summary of the step that chose.
+
+    departures: what the run did otherwise than the method, in words.
+    """
 
     run: str
     license: str | None
@@ -67,6 +70,7 @@ class DataFacts:
     fuse: Mapping[str, Any]
     fingerprint: str
     content_sha256: str
+    departures: Sequence[str] = ()
 
 
 def data_card(facts: DataFacts) -> str:
@@ -77,6 +81,7 @@ def data_card(facts: DataFacts) -> str:
         f"Responses of {len(facts.models) - 1} source models and of one target to the same prompts, scored by one "
         "reward, as [WRPO](https://arxiv.org/abs/2412.03187) trains on them; made by wrpo_ray "
         f"{__version__}.",
+        *([f"Otherwise than there: {'; '.join(facts.departures)}."] if facts.departures else []),
         _load(facts),
         _models(facts),
         _licences(facts),

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from wrpo_ray.config_ablation import AblationConfig, departures
 from wrpo_ray.data_card import QUADRUPLES, SFT, TRL_PREFERENCE, WRPO_RELEASE, DataFacts, ModelFacts, data_card
 from wrpo_ray.errors import ConfigError
 from wrpo_ray.export import deliver
@@ -83,7 +84,9 @@ def read_finished(run: Location) -> tuple[Mapping[str, Any], dict[str, Finished]
         folder = layout.step_folder(step["name"], step["fingerprint"])
         if (manifest := read_manifest(folder)) is not None:
             found[step["name"]] = Finished(folder, manifest)
-    if missing := [name for name in ("select_sft", "fuse", "export") if name not in found]:
+    # Without SFT nothing is chosen for it.
+    wanted = ("fuse", "export") if _ablation(raw["config"]).skip_sft else ("select_sft", "fuse", "export")
+    if missing := [name for name in wanted if name not in found]:
         raise ConfigError(
             f"{run}: the steps {', '.join(missing)} are not complete",
             code="WRPO-C092",
@@ -110,6 +113,8 @@ def write_all(config: Mapping[str, Any], steps: Mapping[str, Finished], folder: 
 def _data_files(steps: Mapping[str, Finished]) -> Iterator[tuple[str, tuple[Location, FileEntry]]]:
     """Yield the name of every data file below dataset/, and where it is read."""
     for name, step in ((QUADRUPLES, "fuse"), (SFT, "select_sft")):
+        if step not in steps:
+            continue
         folder = steps[step].folder
         # Data sets stumble over files without rows.
         for number, entry in enumerate(entry for entry in parquet_entries(folder) if entry.num_rows):
@@ -152,7 +157,13 @@ def _facts(config: Mapping[str, Any], fuse: Finished, files: Mapping[str, FileEn
         fuse=summary,
         fingerprint=fuse.manifest.fingerprint,
         content_sha256=content_digest(fuse.manifest),
+        departures=departures(_ablation(config)),
     )
+
+
+def _ablation(config: Mapping[str, Any]) -> AblationConfig:
+    """Return what a run does otherwise than the method; older runs do not say so."""
+    return AblationConfig.model_validate(config.get("ablation") or {})
 
 
 def _num_chosen(fuse: Finished) -> Counter[str]:

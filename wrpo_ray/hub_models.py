@@ -40,7 +40,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SMALL_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.vocab", "*.bpe", "*.model.v*")
 _WEIGHTS = "*.safetensors"
 # The same weights again under the names of their makers' own programs.
-_OTHER_WEIGHTS = ("consolidated*", "original/*", "*.fp16.safetensors")
+OTHER_WEIGHTS = ("consolidated*", "original/*", "*.fp16.safetensors")
 _CODE = "*.py"
 
 
@@ -256,7 +256,7 @@ def _is_wanted(name: str, kind: Kind, shards: set[str] | None) -> bool:
     if fnmatch.fnmatchcase(name, _CODE):
         return kind.code
     if fnmatch.fnmatchcase(name, _WEIGHTS):
-        other = any(fnmatch.fnmatchcase(name, pattern) for pattern in _OTHER_WEIGHTS)
+        other = any(fnmatch.fnmatchcase(name, pattern) for pattern in OTHER_WEIGHTS)
         return kind.weights and (name in shards if shards is not None else "/" not in name and not other)
     if "/" in name and not name.startswith("additional_chat_templates/"):
         return False

@@ -10,6 +10,7 @@ import yaml
 
 from wrpo_ray import __version__
 from wrpo_ray.config import FuseConfig, ModelFiles, SourceConfig
+from wrpo_ray.config_ablation import departures
 from wrpo_ray.model_paths import in_object_store, is_local, is_on_hub
 from wrpo_ray.model_store import origin
 
@@ -97,12 +98,17 @@ def _hyper_parameters(config: FuseConfig) -> str:
         "max_length",
         "precision",
     )
-    rows = [f"| {name} | {getattr(config.sft, name)} | {getattr(config.wrpo, name)} |" for name in names]
+    trained = {"WRPO": config.wrpo} if config.ablation.skip_sft else {"SFT": config.sft, "WRPO": config.wrpo}
+    rows = [" | ".join([f"| {name}", *(str(getattr(of, name)) for of in trained.values())]) + " |" for name in names]
+    head = f"| | {' | '.join(trained)} |\n|{'---|' * (1 + len(trained))}"
     wrpo = config.wrpo
-    alpha = f"alpha {wrpo.alpha.schedule} to {wrpo.alpha.end}"
     form = f"beta {wrpo.beta}, gamma {wrpo.gamma}, tau {wrpo.tau}, length normalised: {wrpo.length_normalized}"
-    tail = f"Objective `{wrpo.objective}`: {form}, {alpha}. Seed {config.run.seed}."
-    return "\n".join(["## Hyper-parameters\n\n| | SFT | WRPO |\n|---|---|---|", *rows, "", tail])
+    # The others have no y_ws to weigh.
+    alpha = f", alpha {wrpo.alpha.schedule} to {wrpo.alpha.end}" if wrpo.objective.startswith("wrpo") else ""
+    tail = f"Objective `{wrpo.objective}`: {form}{alpha}. Seed {config.run.seed}."
+    other = departures(config.ablation)
+    told = [f"Otherwise than the method: {'; '.join(other)}."] if other else []
+    return "\n".join([f"## Hyper-parameters\n\n{head}", *rows, "", tail, *told])
 
 
 def evaluation_section(summary: Mapping[str, Any]) -> str:

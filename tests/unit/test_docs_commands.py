@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 # A mark in a comment, then a block of commands; both may be indented, in a list.
 MARKED = re.compile(r"(?:<!-- (?P<mark>[^\n]+?) -->\n\s*)?```bash\n(?P<commands>.*?)```", re.DOTALL)
+FENCED = re.compile(r"^[ \t]*```(\w*)[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 RUN_HERE, RUN_BY, NEEDS = "run here", "run by: ", "needs: "
 
 
@@ -44,12 +45,16 @@ def test_the_tests_that_are_named_exist() -> None:
 
 def test_commands_stand_in_blocks_that_are_marked_as_such() -> None:
     """A block without a language may hold a picture or an output, never a command line to type."""
-    begins = re.compile(r"^\s*(make [a-z]|wrpo-ray [a-z]|python jobs/|ray job )")
+    begins = re.compile(r"^\s*(make [a-z]|wrpo-ray [a-z]|python jobs/|ray job |alpaca_eval --)")
     for page in PAGES:
-        if page.name == "errors.md":
-            continue
-        plain = re.findall(r"```\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        found = FENCED.findall(page.read_text(encoding="utf-8"))
+        plain = [block for language, block in found if language != "bash"]
         assert [line for block in plain for line in block.splitlines() if begins.match(line)] == [], page.name
+
+
+def test_blocks_are_told_apart_by_their_fences() -> None:
+    """What closes one block opens no other one."""
+    assert FENCED.findall("```yaml\na: 1\n```\n\ntext\n\n```\nplain\n```\n") == [("yaml", "a: 1\n"), ("", "plain\n")]
 
 
 @pytest.mark.parametrize(("page", "line"), HERE, ids=[f"{page}: {line[:60]}" for page, line in HERE])
@@ -59,6 +64,15 @@ def test_a_command_of_the_docs_works(page: str, line: str) -> None:
     )
     assert found.returncode == 0, f"{page}: {line}\n{found.stdout}\n{found.stderr}"
     assert found.stdout.strip()
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    """MkDocs builds a page that nothing leads to without a word."""
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = sorted(re.findall(r"^ +- [^:]+: (\S+\.md)$", site, re.MULTILINE))
+    assert pages == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    home = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert [page for page in pages if f"]({page})" not in home] == ["index.md"]
 
 
 def _environment() -> dict[str, str]:

@@ -47,12 +47,12 @@ SUMMARY = {
 }  # fmt: skip
 
 
-def finished_run(tmp_path: Path, folder: Location) -> None:
+def finished_run(tmp_path: Path, folder: Location, *overrides: str) -> None:
     """Make a run of the steps that an export reads: the quadruples, and a model of three files."""
     source = tmp_path / "models" / "a"
     source.mkdir(parents=True)
     (source / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\n# a\n", encoding="utf-8")
-    config = parse_config(_CONFIG.format(source=source), "c.yaml", ())
+    config = parse_config(_CONFIG.format(source=source), "c.yaml", overrides)
     layout = RunLayout(folder)
 
     def fuse(folder: Location) -> StepResult:
@@ -74,7 +74,8 @@ def finished_run(tmp_path: Path, folder: Location) -> None:
         files, counts = export_datasets(config, fused.folder(layout), folder)
         return StepResult((*model, *files), counts)
 
-    steps = [selected, fused, Step("export", {}, (selected, fused), export)]
+    begun = [fused] if config.ablation.skip_sft else [selected, fused]
+    steps = [*begun, Step("export", {}, tuple(begun), export)]
     record(layout.submissions, submission(1, json.loads(dump_config(config)), steps, {}))
     for step in steps:
         execute(step, layout, {})
@@ -121,6 +122,22 @@ def test_data_card(run: Path, tmp_path: Path) -> None:
     assert "Reward: rule-based verifier (exact). Prompts: `prompts.jsonl`." in card
     assert "/secret/place" not in card + (tmp_path / "out" / "model" / "README.md").read_text(encoding="utf-8")
     assert all(f"| `{name}` |" in card for name in Quadruple.SCHEMA.names)
+
+
+def test_a_run_without_sft_has_no_examples_of_it(tmp_path: Path) -> None:
+    folder, out = tmp_path / "runs" / "r", tmp_path / "out"
+    finished_run(tmp_path, locate(folder), "ablation.skip_sft=true", "ablation.source_rank=2", "wrpo.objective=dpo")
+    assert export(folder, out) == 0
+    assert sorted(path.name for path in (out / "dataset").iterdir() if path.is_dir()) == [
+        "quadruples", "trl_preference", "wrpo_release",
+    ]  # fmt: skip
+    told = "y_ws is the second best source response; there was no SFT: the target itself drew y_wt and y_l."
+    cards = [(out / name / "README.md").read_text(encoding="utf-8") for name in ("dataset", "model")]
+    assert f"Otherwise than there: {told}" in cards[0]
+    assert f"Otherwise than the method: {told}" in cards[1]
+    # What the run did not do stands in no table.
+    assert "| | WRPO |\n|---|---|\n| learning_rate | 0.001 |\n" in cards[1]
+    assert "alpha" not in cards[1]
 
 
 def test_every_column_has_a_meaning() -> None:

@@ -150,6 +150,17 @@ def test_against_a_run(stored: bool, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert line[1:5] == [*(["6.0", "s"] if stored else ["60", "s"]), "30", "s"]
 
 
+@pytest.mark.parametrize(("epoch", "told"), [(None, False), (1, False), (2, True)])
+def test_time_that_no_manifest_holds_is_told(
+    epoch: int | None, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An earlier start that was cut off in a step could not note how long it had worked on it."""
+    entry = {"steps": [], "result_version": 4, "config": {}, "epoch": epoch}
+    record(RunLayout(locate(tmp_path)).submissions, entry)
+    assert plan(SMOKE, "--against", str(tmp_path)) == 0
+    assert ("The run was started 2 times" in capsys.readouterr().out) == told
+
+
 def test_against_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         plan(SMOKE, "--against", str(tmp_path))

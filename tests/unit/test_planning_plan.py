@@ -141,6 +141,22 @@ def test_source_behind_an_endpoint() -> None:
     assert stage(slow, "sample-remote").price is None
 
 
+def test_endpoints_wait_for_none_of_each_other_and_take_no_gpu_hours() -> None:
+    names = ("remote", "further", "last")
+    others = [
+        f"sources.{number}={ENDPOINT.replace('remote', name).replace('model: m', f'model: {name}')}"
+        for number, name in enumerate(names)
+    ]
+    plan = paper(*others)
+    remote = [stage(plan, f"sample-{name}") for name in names]
+    assert [each.start_s for each in remote] == [0.0] * len(names)
+    assert plan.cluster["CPU"] == 0.5 * len(names)
+    assert [each.gpu_hours for each in remote] == [0.0] * len(names)
+    assert remote[0].cpu_hours == pytest.approx(0.5 * remote[0].seconds / 3600)
+    # Where the config says how many CPUs there are, they are what there is.
+    assert paper(*others, "planning.cluster.CPU=1").cluster["CPU"] == 1
+
+
 def test_prompts_are_measured(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "' + "a" * 120 + '"}\n{"prompt": "' + "ü" * 20 + '"}\n')
     plan = paper(

@@ -18,12 +18,13 @@ from wrpo_ray.cli import main
 from wrpo_ray.config import RunConfig
 from wrpo_ray.errors import InterruptedRunError, LeaseError, ModelError, StorageError
 from wrpo_ray.failures import read_failures
+from wrpo_ray.planning.against import compare
 from wrpo_ray.report import at_end
 from wrpo_ray.report.allocated import allocation_table
 from wrpo_ray.report.columns import RangeReader
 from wrpo_ray.report.command import write_report
 from wrpo_ray.report.contribution import against_words, chosen_of, rewards_of
-from wrpo_ray.report.costs import price_of, total_price, total_seconds
+from wrpo_ray.report.costs import costs, price_of, total_price, total_seconds
 from wrpo_ray.report.evaluation import evaluation
 from wrpo_ray.report.folder import RunFacts, read_facts
 from wrpo_ray.report.html import embedded, policy
@@ -106,6 +107,27 @@ def test_win_share_is_the_summary_of_fuse(run: SyntheticRun, facts: RunFacts) ->
         assert row["value"] == pytest.approx(wins / len(quadruples), abs=1e-4)
 
 
+def test_time_that_is_not_known_is_told(facts: RunFacts) -> None:
+    assert "was started" not in costs(facts).words
+    again = dataclasses.replace(facts, record={**facts.record, "epoch": 3})
+    assert "The run was started 3 times: of a step that one start left unfinished" in costs(again).words
+
+
+def test_every_number_that_is_drawn_is_in_a_table(facts: RunFacts) -> None:
+    charts = [chart for make in SECTIONS for chart in make(facts).charts]
+    assert {chart.kind for chart in charts} == {"bars", "lines", "histogram", "ranges"}
+    for chart in charts:
+        if chart.kind == "lines":
+            steps = {step for series in chart.data["series"] for step, _ in series["points"]}
+            assert [row[0] for row in chart.table.rows] == [number(step) for step in sorted(steps)], chart.name
+        if chart.kind == "histogram":
+            assert chart.bins is not None
+            for column, series in enumerate(chart.data["series"], start=2):
+                counts = [int(row[column].replace(",", "")) for row in chart.bins.rows]
+                shares = [count / sum(counts) for count in counts if count]
+                assert shares == pytest.approx([share for _, _, share in series["bins"]]), chart.name
+
+
 def test_curves_are_thinned_and_keep_their_ends(run: SyntheticRun, facts: RunFacts) -> None:
     alpha = by_name(training(facts))["alpha"]
     points = alpha.data["series"][0]["points"]
@@ -117,17 +139,38 @@ def test_curves_are_thinned_and_keep_their_ends(run: SyntheticRun, facts: RunFac
 
 def test_price_is_accelerators_of_the_plan_times_actual_time(facts: RunFacts) -> None:
     stage = facts.record["plan"]["stages"][0]
-    seconds = facts.manifests[stage["step"]].seconds
+    manifest = facts.manifests[stage["step"]]
+    seconds = manifest.seconds
     prices = facts.config["prices"]
     # 2 replicas of 4 accelerators at 2.50 an hour.
-    assert price_of(stage, facts, prices) == pytest.approx(2.5 * 8 * seconds / 3600)
+    assert price_of(stage, [manifest], prices) == pytest.approx(2.5 * 8 * seconds / 3600)
     endpoint = stage | {"step": f"sample-{SOURCES[0]}", "endpoint": "api", "input_tokens": 1_000_000}
     per_token = {"per_million_tokens": {"api": {"input": 3.0, "output": 15.0}}}
-    assert price_of(endpoint, facts, per_token) == pytest.approx(3.0 + 15.0 * 52_000 / 1e6)
-    assert price_of(stage, facts, {}) is None
+    drawn = facts.manifests[endpoint["step"]]
+    assert price_of(endpoint, [drawn], per_token) == pytest.approx(3.0 + 15.0 * 52_000 / 1e6)
+    assert price_of(stage, [manifest], {}) is None
     assert total_price(facts) == pytest.approx(
         sum(2.5 * 8 * facts.manifests[each["step"]].seconds / 3600 for each in facts.record["plan"]["stages"])
     )
+
+
+def test_both_loads_of_a_source_are_the_one_that_is_planned(facts: RunFacts) -> None:
+    """With sampling.allocation a source is sampled twice: neither load is free, and neither is a step of its own."""
+    name = f"sample-{SOURCES[0]}"
+    step = facts.steps[name]
+    assert step.manifest is not None
+    pilot = dataclasses.replace(step.manifest, step=f"first-{name}", seconds=3600.0, summary={"num_tokens": 1000})
+    first = dataclasses.replace(step, manifest=pilot)
+    allocated = dataclasses.replace(facts, steps={f"first-{name}": first, **facts.steps})
+    assert (total_price(allocated) or 0) - (total_price(facts) or 0) == pytest.approx(2.5 * 8)
+    rows = {row.step: row for row in compare(allocated.record["plan"]["stages"], allocated.manifests)}
+    assert f"first-{name}" not in rows
+    assert rows[name].actual_s == step.manifest.seconds + 3600
+    assert rows[name].actual_tokens == step.summary["num_tokens"] + 1000
+    # What is paid is told while the second load is still to come.
+    begun = dataclasses.replace(allocated, steps={f"first-{name}": first})
+    assert total_price(begun) == pytest.approx(2.5 * 8)
+    assert compare(begun.record["plan"]["stages"], begun.manifests)[0].actual_s is None
 
 
 def test_what_other_runs_have_made_is_not_paid_twice(facts: RunFacts) -> None:

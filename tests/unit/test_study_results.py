@@ -61,6 +61,29 @@ def test_hours_are_wall_time_times_replicas_or_workers(tmp_path: Path) -> None:
     assert dict(_hours(load_config(tmp_path / "base.yaml"), [use("sft", 3600)]))["cpu_hours"] == 1
 
 
+def test_hours_are_of_the_replicas_of_the_model_that_answers(tmp_path: Path) -> None:
+    write_base(tmp_path, 2)
+    judge = "{name: judge, base_url: 'https://api.example.com/v1', model: m, num_cpus: 0.5}"
+    config = load_config(
+        tmp_path / "base.yaml",
+        [
+            "sources.0={name: a-score-b, path: org/model, resources: {num_gpus: 1, num_replicas: 5}}",
+            "target.resources={num_gpus: 1, num_replicas: 3}", "evaluation.prompts.path=p",
+            "evaluation.sampling.max_tokens=8", "evaluation.sources=all", f"evaluation.judge={judge}",
+        ],
+    )  # fmt: skip
+
+    def hours(step: str) -> tuple[float, float]:
+        found = dict(_hours(config, [use(step, 3600)]))
+        return float(found["gpu_hours"] or 0), float(found["cpu_hours"] or 0)
+
+    # A source may have the word of another kind of step in its name.
+    assert hours("sample-a-score-b") == hours("evaluation-sample-a-score-b") == (5.0, 0.0)
+    assert hours("evaluation-sample-fused") == (3.0, 0.0)
+    # One process asks, however many replicas the target has.
+    assert hours("evaluation-judge") == (0.0, 0.5)
+
+
 def test_counters_and_files(tmp_path: Path) -> None:
     write_base(tmp_path, 1)
     config = load_config(tmp_path / "base.yaml")

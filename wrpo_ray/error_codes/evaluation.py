@@ -42,7 +42,7 @@ EVALUATION = {
     ),
     "WRPO-C092": Entry(
         "what is to be exported is not there",
-        "The steps select_sft, fuse and export of the run are not complete.",
+        "The steps fuse and export of the run, or select_sft of one with SFT, are not complete.",
         "Run it to its end with its config; `wrpo-ray status RUN` says what is missing.",
     ),
     "WRPO-C093": Entry(

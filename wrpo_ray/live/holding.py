@@ -26,7 +26,8 @@ class Holding:
     """What each of a step's processes holds: `units` accelerators of a type, or CPU cores where it has no GPU.
 
     num_workers: processes of a training step, which hold theirs from its beginning to its end; None for pools, which
-    tell themselves how many replicas they have. source: name of the source whose responses are drawn or scored.
+    tell themselves how many replicas they have. most_replicas: that a pool may spread to. source: name of the source
+    whose responses are drawn or scored.
     endpoint: that name when an endpoint does the work.
     """
 
@@ -34,6 +35,7 @@ class Holding:
     accelerator: str
     units: float
     num_workers: int | None = None
+    most_replicas: int = 1
     source: str | None = None
     endpoint: str | None = None
 
@@ -78,13 +80,16 @@ def _sampling(config: FuseConfig, source: SourceConfig | None) -> Holding:
     if isinstance(source, OpenAISourceConfig):
         return Holding("sampling", CPU, source.num_cpus, source=source.name, endpoint=source.name)
     model = source or config.target
-    return Holding("sampling", *_unit(config, model.resources), source=source.name if source else None)
+    return Holding(
+        "sampling", *_unit(config, model.resources), most_replicas=model.resources.num_replicas,
+        source=source.name if source else None,
+    )  # fmt: skip
 
 
 def _scoring(config: FuseConfig, source: str | None) -> Holding:
     reward = config.reward
     resources = scoring_resources(reward)
-    return Holding("scoring", *_unit(config, resources), source=source)
+    return Holding("scoring", *_unit(config, resources), most_replicas=resources.num_replicas, source=source)
 
 
 def _unit(config: FuseConfig, resources: ResourcesConfig) -> tuple[str, float]:

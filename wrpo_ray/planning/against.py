@@ -18,6 +18,8 @@ from wrpo_ray.storage.told import require_start, require_summary
 from wrpo_ray.submissions import last_submission
 
 PLAN = "plan"
+# With an allocation every source is loaded twice; both loads are parts of the step that is planned.
+_FIRST_LOAD = "first-"
 
 
 @dataclass(frozen=True)
@@ -56,24 +58,48 @@ def compare(stages: Sequence[Mapping[str, Any]], manifests: Mapping[str, Manifes
 
     stages: as text.stage_json gives them. manifests: by step.
     """
-    planned = [_compared(stage, manifests.get(stage["step"])) for stage in stages]
-    known = {stage["step"] for stage in stages}
+    planned = [
+        _compared(stage, loads_of(stage["step"], manifests) if stage["step"] in manifests else []) for stage in stages
+    ]
+    known = {name for stage in stages for name in (stage["step"], f"{_FIRST_LOAD}{stage['step']}")}
     others = [
         Compared(name, None, manifest.seconds) for name, manifest in manifests.items() if name not in known
     ]  # fmt: skip
     return [*planned, *others]
 
 
-def _compared(stage: Mapping[str, Any], manifest: Manifest | None) -> Compared:
-    summary = manifest.summary if manifest is not None else {}
+def loads_of(step: str, manifests: Mapping[str, Manifest]) -> list[Manifest]:
+    """Return the manifests that belong to a planned step; with an allocation there are two of a source's."""
+    return [manifests[name] for name in (f"{_FIRST_LOAD}{step}", step) if name in manifests]
+
+
+def _compared(stage: Mapping[str, Any], loads: Sequence[Manifest]) -> Compared:
+    def counted(*names: str) -> float | None:
+        found = [next((load.summary[name] for name in names if name in load.summary), None) for load in loads]
+        known = [float(number) for number in found if number is not None]
+        return sum(known) if known else None
+
     return Compared(
         step=stage["step"],
         planned_s=stage["seconds"],
-        actual_s=manifest.seconds if manifest is not None else None,
+        actual_s=sum(load.seconds for load in loads) if loads else None,
         planned_responses=stage["responses"],
-        actual_responses=summary.get("num_responses", summary.get("num_rows")),
+        actual_responses=counted("num_responses", "num_rows"),
         planned_tokens=stage["output_tokens"] or None,
-        actual_tokens=summary.get("num_tokens"),
+        actual_tokens=counted("num_tokens"),
+    )
+
+
+def unseen_time(epoch: int | None) -> str:
+    """Return the sentence on time that no manifest holds; nothing for a run that was started once.
+
+    epoch: of the run's last start. An earlier one may have been cut off in the middle of a step, and could not note it.
+    """
+    if epoch is None or epoch < 2:
+        return ""
+    return (
+        f"The run was started {epoch} times: of a step that one start left unfinished, the time counts of the start"
+        " that finished it, so it may have taken longer."
     )
 
 
@@ -119,7 +145,8 @@ def against_run(plan: RunPlan, folder: Location) -> str:
     stored = submission.get(PLAN) or {}
     title = "plan of this config" if "stages" not in stored else "plan that the run stored when it started"
     stages = stored.get("stages") or json.loads(json.dumps(plan_json(plan)))["stages"]
-    return f"{title}, against {folder}\n\n{compared_text(compare(stages, manifests_of(folder, submission)))}"
+    text = f"{title}, against {folder}\n\n{compared_text(compare(stages, manifests_of(folder, submission)))}"
+    return f"{text}\n{unseen}" if (unseen := unseen_time(submission.get("epoch"))) else text
 
 
 def manifests_of(folder: Location, submission: Mapping[str, Any]) -> dict[str, Manifest]:

@@ -18,9 +18,14 @@ _QUANTIZED_BYTES = {
 _TENSOR_PARALLEL_SIZES = (1, 2, 4, 8, 16)
 
 
-def weight_bytes(engine: EngineConfig, place: str) -> float | Problem:
-    """Return the bytes of one weight on the accelerator."""
+def weight_bytes(engine: EngineConfig, place: str, quantization: str | None = None) -> float | Problem:
+    """Return the bytes of one weight on the accelerator.
+
+    quantization: what the model's own files say, by which vLLM goes where the config says nothing.
+    """
     if engine.quantization is None:
+        if quantization in _QUANTIZED_BYTES:
+            return _QUANTIZED_BYTES[quantization]
         return 4.0 if engine.dtype == "float32" else 2.0
     if engine.quantization in _QUANTIZED_BYTES:
         return _QUANTIZED_BYTES[engine.quantization]

@@ -1,7 +1,7 @@
 """Shapes of the models of the WRPO paper (arXiv 2412.03187), whose files need not be at hand to plan its run.
 
 From the models' config.json and the numbers of parameters on their pages of the Hugging Face hub, written down from
-memory and checked against each other: tests/unit/test_planning_shapes.py counts the parameters from the sizes.
+memory and checked against each other: tests/unit/test_planning_calibration.py counts the parameters from the sizes.
 """
 
 from __future__ import annotations

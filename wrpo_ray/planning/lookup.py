@@ -18,10 +18,11 @@ from wrpo_ray.planning.shapes import ModelShape, shape_of, stored_parameters
 
 @dataclass(frozen=True)
 class FoundShape:
-    """A shape and where it comes from."""
+    """A shape and where it comes from. quantization: how its files say that they are quantized, if they do."""
 
     shape: ModelShape
     origin: str
+    quantization: str | None = None
 
 
 def find_shapes(config: FuseConfig) -> dict[str, FoundShape]:
@@ -29,7 +30,12 @@ def find_shapes(config: FuseConfig) -> dict[str, FoundShape]:
 
     Raises ConfigError that lists every model whose shape is not known.
     """
-    found = {place: _find(place, files) for place, files in model_sections(config)}
+    return find_shapes_of(model_sections(config))
+
+
+def find_shapes_of(sections: Iterable[tuple[str, ModelFiles]]) -> dict[str, FoundShape]:
+    """Return the shapes of these models by the section that names them; raises as find_shapes does."""
+    found = {place: _find(place, files) for place, files in sections}
     if problems := [shape for shape in found.values() if isinstance(shape, Problem)]:
         raise ConfigError.of("cannot plan without the models' shapes", problems)
     return {place: shape for place, shape in found.items() if isinstance(shape, FoundShape)}
@@ -68,7 +74,11 @@ def _folder(files: ModelFiles) -> Path | None:
 def _read(place: str, files: ModelFiles, folder: Path) -> FoundShape | Problem:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return FoundShape(shape_of(config, stored_parameters(folder)), "its config.json")
+        quantized = config.get("quantization_config")
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        return FoundShape(
+            shape_of(config, stored_parameters(folder)), "its config.json", method if isinstance(method, str) else None
+        )
     except KeyError as error:
         rule = f"its config.json does not tell {error.args[0]}"
     except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:

@@ -9,6 +9,7 @@ from functools import cached_property
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.errors import ConfigError, Problem
 from wrpo_ray.model_store import stored_if_there
+from wrpo_ray.planning.accelerators import CPU
 from wrpo_ray.planning.fit import Fit
 from wrpo_ray.planning.lengths import Lengths, find_lengths
 from wrpo_ray.planning.lookup import FoundShape, find_shapes
@@ -43,8 +44,13 @@ class PlannedStage:
 
     @property
     def gpu_hours(self) -> float:
-        """Accelerator-hours held, start-up included."""
-        return _held_s(self.placements) / HOUR_S
+        """Accelerator-hours held, start-up included; none where the work is done on CPUs or behind an endpoint."""
+        return 0.0 if self.stage.job.accelerator == CPU else _held_s(self.placements) / HOUR_S
+
+    @property
+    def cpu_hours(self) -> float:
+        """Core-hours held by steps without an accelerator, start-up included."""
+        return _held_s(self.placements) / HOUR_S - self.gpu_hours
 
 
 @dataclass(frozen=True)
@@ -151,14 +157,23 @@ def place_stages(
 
 
 def cluster_of(config: FuseConfig, stages: Sequence[Stage]) -> dict[str, float]:
-    """Return the accelerators by type: the config's, or as many as the largest step asks for."""
+    """Return the accelerators by type: the config's, or as many as the largest step asks for.
+
+    Endpoints and rules take next to nothing of a CPU, so that none of them waits for another one.
+    """
     largest: dict[str, float] = {}
+    beside = 0.0
     for stage in stages:
         job = stage.job
+        if stage.endpoint is not None or not job.gpu_seconds:
+            beside += job.gpus_per_replica
+            continue
         asked = job.gpus_per_replica * job.max_replicas
         largest[job.accelerator] = max(asked, largest.get(job.accelerator, 0.0))
-    if "CPU" in largest and config.ray.num_cpus is not None:
-        largest["CPU"] = float(config.ray.num_cpus)
+    if beside:
+        largest[CPU] = beside + largest.get(CPU, 0.0)
+    if CPU in largest and config.ray.num_cpus is not None:
+        largest[CPU] = float(config.ray.num_cpus)
     return {name: float(config.planning.cluster.get(name, count)) for name, count in largest.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -9,9 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wrpo_ray.hub_models import OTHER_WEIGHTS, WEIGHTS_INDEX
+
 # Two matrices in the MLP instead of three (gate, up, down).
 _PLAIN_MLP = {"gpt_neox", "gpt2", "opt", "phi", "starcoder2", "bloom", "falcon", "gpt_bigcode", "nemotron"}
 _MAX_HEADER_BYTES = 2**27
+# Of a model's numbers: buffers of positions are whole numbers too.
+_MOST_INTEGERS = 0.01
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,8 @@ def shape_of(config: Mapping[str, Any], parameters: float | None = None) -> Mode
 
 def _int(config: Mapping[str, Any], *names: str) -> int:
     for name in names:
-        if isinstance(config.get(name), int):
-            return config[name]
+        if isinstance(found := config.get(name), int) and found > 0:
+            return found
     raise KeyError(names[0])
 
 
@@ -111,16 +116,32 @@ def _attention(config: Mapping[str, Any], hidden: int, heads: int, kv_heads: int
 
 
 def stored_parameters(folder: Path) -> float | None:
-    """Return how many numbers the .safetensors files of a folder hold, from their headers; None without such files.
+    """Return how many numbers the .safetensors files of a folder hold, from their headers.
 
+    None when they do not tell: there are none, some that the index lists are missing (a cache that is half filled), or
+    several numbers are packed into one (4-bit weights). Raises ValueError for a file that is no .safetensors file.
     The format: https://huggingface.co/docs/safetensors/index#format
     """
-    files = sorted(folder.glob("*.safetensors"))
-    return float(sum(count for file in files for count in _tensor_sizes(file))) if files else None
+    tensors = [tensor for file in _weight_files(folder) for tensor in _tensors(file)]
+    total = sum(count for count, _ in tensors)
+    packed = sum(count for count, dtype in tensors if dtype[:1] in "IU" and dtype != "I8")
+    return float(total) if total and packed <= _MOST_INTEGERS * total else None
 
 
-def _tensor_sizes(file: Path) -> Iterator[int]:
-    """Raises ValueError for a file that is none."""
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files of the model, without the same weights under other names; none when some are missing."""
+    there = {file.name: file for file in sorted(folder.glob("*.safetensors"))}
+    index = folder / WEIGHTS_INDEX
+    if index.is_file():
+        listed = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        return [there[name] for name in sorted(listed)] if listed <= set(there) else []
+    return [
+        file for name, file in there.items() if not any(fnmatch.fnmatchcase(name, other) for other in OTHER_WEIGHTS)
+    ]
+
+
+def _tensors(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield how many numbers each tensor has, and their type. Raises ValueError for a file that is none."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > _MAX_HEADER_BYTES:
@@ -128,4 +149,4 @@ def _tensor_sizes(file: Path) -> Iterator[int]:
         header = json.loads(stream.read(length))
     for name, tensor in header.items():
         if name != "__metadata__":
-            yield math.prod(tensor["shape"])
+            yield math.prod(tensor["shape"]), tensor["dtype"]

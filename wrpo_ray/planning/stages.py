@@ -163,7 +163,7 @@ class StageBuilder:
         return self._accelerator(where, resources.num_gpus > 0, resources.accelerator_type)
 
     def _weight_bytes(self, place: str, engine: EngineConfig) -> float:
-        found = engine_memory.weight_bytes(engine, place)
+        found = engine_memory.weight_bytes(engine, place, self.shapes[place].quantization)
         if isinstance(found, Problem):
             self.problems.append(found)
             return 2.0

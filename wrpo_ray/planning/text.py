@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from wrpo_ray.planning.accelerators import CPU
 from wrpo_ray.planning.fit import GB
 from wrpo_ray.planning.gantt import gantt_text
 from wrpo_ray.planning.plan import PlannedStage, RunPlan
@@ -13,8 +14,8 @@ from wrpo_ray.planning.stage import Stage
 from wrpo_ray.planning.units import columns, money, short, span
 
 _HEADING = (
-    "step", "accelerators", "responses", "tokens in", "tokens out", "FLOP", "GPU-hours", "wall time", "price",
-    "sequences", "bound by",
+    "step", "accelerators", "responses", "tokens in", "tokens out", "FLOP", "GPU-hours", "CPU-hours", "wall time",
+    "price", "sequences", "bound by",
 )  # fmt: skip
 
 
@@ -56,7 +57,8 @@ def _row(planned: PlannedStage, currency: str) -> tuple[str, ...]:
         short(stage.input_tokens),
         short(stage.output_tokens),
         short(stage.flops),
-        f"{planned.gpu_hours:.2f}",
+        "" if stage.job.accelerator == CPU else f"{planned.gpu_hours:.2f}",
+        f"{planned.cpu_hours:.2f}" if stage.job.accelerator == CPU else "",
         span(planned.seconds),
         money(planned.price, currency),
         _side_by_side(stage),
@@ -73,9 +75,10 @@ def _side_by_side(stage: Stage) -> str:
 
 def totals(plan: RunPlan) -> Iterator[str]:
     """Yield the sums of the run."""
-    hours = sum(stage.gpu_hours for stage in plan.stages)
+    hours = {"GPU": sum(stage.gpu_hours for stage in plan.stages), "CPU": sum(s.cpu_hours for s in plan.stages)}
+    held = ", ".join(f"{count:,.1f} {unit}-hours" for unit, count in hours.items() if count)
     price = f", {money(plan.price, plan.currency)}" if plan.price is not None else ""
-    yield f"held: {hours:,.1f} GPU-hours{price}"
+    yield f"held: {held}{price}"
     busy = ", ".join(f"{share:.0%} of {name}" for name, share in plan.busy_share.items())
     cluster = plan.cluster_price
     whole = f"; the whole cluster for that time: {money(cluster, plan.currency)}" if cluster is not None else ""
@@ -104,6 +107,7 @@ def plan_json(plan: RunPlan) -> dict[str, Any]:
         "cluster": dict(plan.cluster),
         "seconds": plan.seconds,
         "gpu_hours": sum(stage.gpu_hours for stage in plan.stages),
+        "cpu_hours": sum(stage.cpu_hours for stage in plan.stages),
         "currency": plan.currency,
         "price": plan.price,
         "cluster_price": plan.cluster_price,
@@ -123,6 +127,7 @@ def stage_json(planned: PlannedStage) -> dict[str, Any]:
         "replicas": len(planned.placements),
         "gpus_per_replica": stage.job.gpus_per_replica,
         "gpu_hours": planned.gpu_hours,
+        "cpu_hours": planned.cpu_hours,
         "price": planned.price,
         "responses": stage.responses,
         "input_tokens": stage.input_tokens,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wrpo_ray.planning.against import Compared, compare
+from wrpo_ray.planning.against import Compared, compare, loads_of, unseen_time
 from wrpo_ray.planning.units import money, short, span
 from wrpo_ray.report.allocated import allocation_table
 from wrpo_ray.report.colours import ACTUAL, PLANNED
 from wrpo_ray.report.folder import RunFacts
 from wrpo_ray.report.parts import Chart, Section, Table, number
+from wrpo_ray.storage.manifest import Manifest
 
 _HOUR_S = 3600.0
 
@@ -30,7 +31,7 @@ def costs(facts: RunFacts) -> Section:
         missing.append("Prices: the config's `prices` name none of the accelerators and endpoints of this run.")
     found = (_stage_table(facts, rows, prices) if rows else None, allocation_table(facts))
     tables = tuple(table for table in found if table is not None)
-    return Section("costs", "Cost", "What it cost", _total_words(facts, prices), tuple(charts), tables, tuple(missing))
+    return Section("costs", "Cost", "What it cost", _total_words(facts), tuple(charts), tables, tuple(missing))
 
 
 def _planned_against_actual(rows: list[Compared]) -> Chart | None:
@@ -85,37 +86,43 @@ def _tokens(facts: RunFacts) -> Chart | None:
     return Chart("tokens", "Tokens of each step", words, "bars", {"rows": rows, "x": "tokens"}, table)
 
 
-def _prices(facts: RunFacts) -> dict[str, float | None]:
-    """Return the price of each planned step that is complete, None where it cannot be told."""
+def _prices(facts: RunFacts, own_only: bool = False) -> dict[str, float | None]:
+    """Return the price of each planned step as far as it is made, None where it cannot be told.
+
+    own_only: without what this run has read from others.
+    """
     prices = facts.config.get("prices") or {}
-    stages = {stage["step"]: stage for stage in facts.record.get("plan", {}).get("stages", ())}
-    return {name: price_of(stages[name], facts, prices) for name in facts.manifests if name in stages}
+    made = {name: facts.manifests[name] for name in own_steps(facts)} if own_only else facts.manifests
+    return {
+        stage["step"]: price_of(stage, loads, prices)
+        for stage in facts.record.get("plan", {}).get("stages", ())
+        if (loads := loads_of(stage["step"], made))
+    }
 
 
-def price_of(stage: Mapping[str, Any], facts: RunFacts, prices: Mapping[str, Any]) -> float | None:
+def price_of(stage: Mapping[str, Any], loads: Sequence[Manifest], prices: Mapping[str, Any]) -> float | None:
     """Return what a step cost by the price list; None without a price.
 
     A step's accelerators are those of the plan, held for its actual time: nobody has written down what it really held.
-    An endpoint's input tokens are the plan's.
+    An endpoint's input tokens are the plan's. loads: see loads_of.
     """
-    manifest = facts.manifests[stage["step"]]
     endpoint = stage.get("endpoint")
     if endpoint:
         per_token = (prices.get("per_million_tokens") or {}).get(endpoint)
-        written = manifest.summary.get("num_tokens")
-        if per_token is None or written is None:
+        written = [float(load.summary["num_tokens"]) for load in loads if "num_tokens" in load.summary]
+        if per_token is None or len(written) < len(loads):
             return None
-        return (per_token["output"] * written + per_token["input"] * stage["input_tokens"]) / 1e6
+        return (per_token["output"] * sum(written) + per_token["input"] * stage["input_tokens"]) / 1e6
     per_hour = (prices.get("per_hour") or {}).get(stage["accelerator"])
     if per_hour is None:
         return None
-    return per_hour * max(stage["replicas"], 1) * stage["gpus_per_replica"] * manifest.seconds / _HOUR_S
+    held = max(stage["replicas"], 1) * stage["gpus_per_replica"]
+    return per_hour * held * sum(load.seconds for load in loads) / _HOUR_S
 
 
 def total_price(facts: RunFacts) -> float | None:
     """Return the price of the run's own steps that are complete and have one; None when none has."""
-    own = own_steps(facts)
-    found = [price for name, price in _prices(facts).items() if price is not None and name in own]
+    found = [price for price in _prices(facts, own_only=True).values() if price is not None]
     return sum(found) if found else None
 
 
@@ -134,17 +141,19 @@ def currency(facts: RunFacts) -> str:
     return (facts.config.get("prices") or {}).get("currency", "USD")
 
 
-def _total_words(facts: RunFacts, prices: Mapping[str, float | None]) -> str:
+def _total_words(facts: RunFacts) -> str:
     if not facts.manifests:
         return ""
     own = own_steps(facts)
     words = f"{len(own)} steps of this run are complete; together they worked {span(total_seconds(facts))}."
     if reused := len(facts.manifests) - len(own):
         words += f" Not counted: {reused} read from other runs."
+    if unseen := unseen_time(facts.record.get("epoch")):
+        words += f" {unseen}"
     total = total_price(facts)
     if total is None:
         return words
-    without = sorted(name for name, price in prices.items() if price is None and name in own)
+    without = sorted(name for name, price in _prices(facts, own_only=True).items() if price is None)
     words += f" By the config's price list that is {money(total, currency(facts))}, with the accelerators of the plan."
     return words + (f" Without a price: {', '.join(without)}." if without else "")
 
@@ -157,7 +166,8 @@ def _stage_table(facts: RunFacts, rows: list[Compared], prices: Mapping[str, flo
     cells = tuple(
         (
             row.step, _span(row.planned_s), _span(row.actual_s), _short(row.planned_tokens),
-            number(tokens_of(facts, row.step)), _short(row.planned_responses), number(row.actual_responses),
+            number(tokens_of(facts, row.step) if row.actual_tokens is None else row.actual_tokens),
+            _short(row.planned_responses), number(row.actual_responses),
             "" if (price := prices.get(row.step)) is None else f"{price:,.2f}",
             (facts.steps[row.step].state.run or "") if row.step in facts.steps else "",
         )

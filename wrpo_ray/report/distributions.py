@@ -8,6 +8,8 @@ from wrpo_ray.report.histogram import Histogram, drawn_exponent
 from wrpo_ray.report.parts import Chart, Table, number
 
 _QUANTILES = (0.1, 0.5, 0.9)
+# Bars may be narrow beside where they stand.
+_EDGE_DIGITS = 9
 
 
 def distributions(
@@ -24,7 +26,21 @@ def distributions(
         }
         for label, histogram in histograms.items()
     ]
-    return Chart(name, title, words, "histogram", {"series": series, "x": x}, _table(histograms))
+    data = {"series": series, "x": x}
+    return Chart(name, title, words, "histogram", data, _table(histograms), _bins(histograms, exponent))
+
+
+def _bins(histograms: Mapping[str, Histogram], exponent: int) -> Table:
+    """Return how many numbers each bar stands for."""
+    counts: dict[tuple[float, float], dict[str, int]] = {}
+    for label, histogram in histograms.items():
+        for low, high, count in histogram.bins(exponent):
+            counts.setdefault((low, high), {})[label] = count
+    rows = tuple(
+        (number(low, _EDGE_DIGITS), number(high, _EDGE_DIGITS), *(number(of_bin.get(label, 0)) for label in histograms))
+        for (low, high), of_bin in sorted(counts.items())
+    )
+    return Table(("from", "to, not included", *histograms), rows, words="How many numbers lie in each bar:")
 
 
 def _table(histograms: Mapping[str, Histogram]) -> Table:

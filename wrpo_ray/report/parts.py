@@ -42,7 +42,7 @@ def _is_number(cell: str) -> bool:
 class Chart:
     """One picture. words: what is to be seen, also for whoever does not see it. data: what report.js draws.
 
-    table: the same numbers, which unfold under the picture.
+    table: the same numbers, which unfold under the picture. bins: of a histogram, what each bar stands for as well.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Chart:
     kind: Kind
     data: Mapping[str, Any]
     table: Table
+    bins: Table | None = None
 
 
 @dataclass(frozen=True)

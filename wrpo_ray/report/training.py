@@ -10,7 +10,6 @@ from wrpo_ray.report.colours import REJECTED, SOURCE_CHOSEN, TARGET_CHOSEN
 from wrpo_ray.report.folder import RunFacts
 from wrpo_ray.report.parts import MOST_POINTS, Chart, Section, Table, finite, number, thinned
 
-_MOST_TABLE_ROWS = 25
 _CHOSEN, _FURTHER = 1, 4
 
 
@@ -119,7 +118,7 @@ def points_of(metrics: Sequence[Mapping[str, Any]], name: str) -> list[tuple[flo
 
 
 def lines_chart(wanted: Wanted, series: Mapping[str, list[tuple[float, float]]], colours: Mapping[str, int]) -> Chart:
-    """Return a chart of lines over optimizer steps, thinned to what a screen shows."""
+    """Return a chart of lines over optimizer steps, thinned to what a screen shows; its table has what is drawn."""
     drawn = [
         {"name": name, "colour": colours[name], "points": thinned(points)} for name, points in series.items()
     ]  # fmt: skip
@@ -134,7 +133,7 @@ def lines_chart(wanted: Wanted, series: Mapping[str, list[tuple[float, float]]],
 def _table(series: Mapping[str, list[tuple[float, float]]]) -> Table:
     by_step: dict[float, dict[str, float]] = {}
     for name, points in series.items():
-        for step, value in thinned(points, _MOST_TABLE_ROWS):
+        for step, value in thinned(points):
             by_step.setdefault(step, {})[name] = value
     rows = tuple((number(step), *(number(by_step[step].get(name)) for name in series)) for step in sorted(by_step))
     return Table(("step", *series), rows)

@@ -16,6 +16,7 @@ from wrpo_ray.config_study import Changes, StudyFile
 from wrpo_ray.errors import Problem
 
 SOURCES = "sources"
+_SEED = "run.seed"
 _FIRST = re.compile(r"first ([1-9][0-9]*)")
 _NO_SLUG = re.compile(r"[^A-Za-z0-9._]+")
 # The study says where its runs lie and what they read.
@@ -41,9 +42,7 @@ def named_changes(study: StudyFile) -> list[NamedChanges]:
     if not study.seeds:
         return runs
     return [
-        NamedChanges(f"{run.name}-seed-{seed}", {**run.changes, "run.seed": seed})
-        for seed in study.seeds
-        for run in runs
+        NamedChanges(f"{run.name}-seed-{seed}", {**run.changes, _SEED: seed}) for seed in study.seeds for run in runs
     ]
 
 
@@ -99,12 +98,18 @@ def _sections(raw: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [source for source in sources if isinstance(source, dict) and "name" in source] if sources else []
 
 
+def trial_name(number: int) -> str:
+    """Return the name of a search's trial within the study."""
+    return f"search-{number:03d}"
+
+
 def broken_study_rules(study: StudyFile, raw: Mapping[str, Any], name: str) -> Iterator[Problem]:
     """Yield every problem that can be told before the runs' configs are made; `name` stands for the file."""
     runs = named_changes(study)
     if not runs and study.search is None:
         yield _wrong(name, "(nothing)", "a study has runs, grids or a search", "add `runs:`")
-    for run, count in Counter(run.name for run in runs).items():
+    trials = range(study.search.num_trials) if study.search is not None else ()
+    for run, count in Counter([*(run.name for run in runs), *map(trial_name, trials)]).items():
         if count > 1:
             yield _wrong(f"{name} `runs`", run, f"{count} runs have this name", "rename a run or grid, or take one out")
         if len(full_name(study, run)) > _LONGEST_NAME:
@@ -117,6 +122,9 @@ def broken_study_rules(study: StudyFile, raw: Mapping[str, Any], name: str) -> I
         everywhere.append(("search.fields", dict.fromkeys(study.search.fields)))
     for place, changes in everywhere:
         yield from _broken_changes(study, raw, f"{name} `{place}`", changes)
+    if study.seeds and not runs:
+        yield _wrong(f"{name} `seeds`", shown(study.seeds), "trials of a search have the base's seed", "leave it out")
+    yield from _seeds_twice(study, name)
     yield from _broken_ranges(study, name)
 
 
@@ -131,6 +139,16 @@ def _broken_changes(study: StudyFile, raw: Mapping[str, Any], place: str, change
         if source not in known:
             rule = f"neither a source of the base nor a group of the study; sources: {', '.join(map(str, known))}"
             yield _wrong(place, source, rule, "write `first N`, a group, or a list of names")
+
+
+def _seeds_twice(study: StudyFile, name: str) -> Iterator[Problem]:
+    """`seeds` would replace every other seed without a word."""
+    places = [("set", study.set), *((f"runs.{run}", changes) for run, changes in study.runs.items())]
+    places += [(f"grids.{grid}", dict.fromkeys(fields)) for grid, fields in study.grids.items()]
+    for place, changes in places if study.seeds else ():
+        if _SEED in changes:
+            rule = "the study has `seeds`, which give every run its own"
+            yield _wrong(f"{name} `{place}`", f"{_SEED}: {shown(changes[_SEED])}", rule, "leave out one of the two")
 
 
 def _broken_ranges(study: StudyFile, name: str) -> Iterator[Problem]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wrpo_ray.claims import scoring_resources
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.evaluate.evaluation_file import read_evaluation_file
 from wrpo_ray.live.holding import CPU, holdings
@@ -138,19 +137,12 @@ def _hours(config: FuseConfig, steps: Sequence[StepUse]) -> Iterator[tuple[str, 
         holding = hold(step.name)
         if holding is None:
             continue
-        replicas = holding.num_workers or _replicas(config, step.name, holding.source)
+        replicas = holding.num_workers or holding.most_replicas
         held = step.manifest.seconds * replicas * holding.units / 3600
         unit = "cpu_hours" if holding.accelerator == CPU else "gpu_hours"
         hours[f"{unit}_alone"] += held
         hours[unit] += held if step.made_by is None else 0.0
     yield from hours.items()
-
-
-def _replicas(config: FuseConfig, step: str, source: str | None) -> int:
-    if "score" in step.split("-"):
-        return scoring_resources(config.reward).num_replicas
-    models = {each.name: each for each in config.sources}
-    return (models[source] if source else config.target).resources.num_replicas
 
 
 def counters(results: Sequence[RunResult]) -> list[Counter]:

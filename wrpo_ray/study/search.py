@@ -12,7 +12,7 @@ from typing import Any
 
 from wrpo_ray.config_study import FieldRange, SearchSection
 from wrpo_ray.errors import ConfigError
-from wrpo_ray.study.expand import NamedChanges
+from wrpo_ray.study.expand import NamedChanges, trial_name
 from wrpo_ray.study.load import Study, StudyRun
 from wrpo_ray.study.results import RunResult
 
@@ -32,7 +32,7 @@ class Trials:
         """Return the next trial; raises ConfigError when its values cannot be used."""
         drawn = self._searcher.suggest(str(number))
         changes = {path: _rounded(drawn[path], of) for path, of in self.search.fields.items()}
-        return self.study.run(NamedChanges(f"search-{number:03d}", {**self.search.set, **changes}))
+        return self.study.run(NamedChanges(trial_name(number), {**self.search.set, **changes}))
 
     def tell(self, number: int, result: RunResult) -> None:
         """Note a trial's result; a failed one counts as none. Raises ConfigError when it lacks the metric."""
@@ -55,7 +55,7 @@ class Trials:
         pick = max if self.search.maximize else min
         best = pick(self.values, key=lambda number: self.values[number])
         value = self.values[best]
-        return f"search: {self.search.metric} is best in search-{best:03d}, {value:.6g} ({len(self.values)} trials)"
+        return f"search: {self.search.metric} is best in {trial_name(best)}, {value:.6g} ({len(self.values)} trials)"
 
 
 def _rounded(value: float, of_field: FieldRange) -> float:
