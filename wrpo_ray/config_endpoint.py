@@ -50,6 +50,12 @@ class EndpointConfig(Frozen):
 
 
 def source_type(source: object) -> str:
-    """Return which kind of source a section describes; `vllm` where it does not say."""
-    given = source.get("type", "vllm") if isinstance(source, Mapping) else getattr(source, "type", "vllm")
-    return str(given)
+    """Return which kind of source a section describes; `vllm` where it does not say.
+
+    A section with the address of an endpoint and no model's path is one of an endpoint, which must say so: what is told
+    of it then is that `type` is missing, and not that each of its fields is unknown.
+    """
+    if not isinstance(source, Mapping):
+        return str(getattr(source, "type", "vllm"))
+    usual = "openai" if "base_url" in source and "path" not in source else "vllm"
+    return str(source.get("type", usual))

@@ -65,6 +65,16 @@ def gpt(config: FuseConfig) -> OpenAISourceConfig:
     return source
 
 
+@pytest.mark.parametrize("line", ["", "    tipe: openai\n"])
+def test_an_endpoint_without_a_type_is_one_problem(folder: Path, line: str) -> None:
+    text = TEXT.format(folder=folder, url="https://api.example.com/v1").replace("    type: openai\n", line)
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "c.yaml")
+    (problem,) = caught.value.problems
+    assert ("tipe" if line else "type") in problem.place
+    assert problem.code == ("WRPO-C003" if line else "WRPO-C004")
+
+
 def test_a_source_is_of_vllm_unless_it_says_otherwise(folder: Path) -> None:
     read = config(folder)
     local, source = read.sources[0], gpt(read)
