@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from wrpo_ray.config import FuseConfig
 from wrpo_ray.config_causes import KeyPath, causes, without_kinds
+from wrpo_ray.config_endpoint import source_type
 from wrpo_ray.config_rules import broken_rules, shown
 from wrpo_ray.config_text import read_config_text
 from wrpo_ray.errors import ConfigError, Problem
@@ -131,7 +132,7 @@ def _with_defaults(model: Any, defaults: Mapping[str, Any]) -> Any:
         return model
     merged = dict(model)
     for section, values in defaults.items():
-        if model.get("type") == "openai" and section not in _ENDPOINT_SECTIONS:
+        if source_type(model) == "openai" and section not in _ENDPOINT_SECTIONS:
             continue
         own = model.get(section, {})
         if isinstance(own, dict):
