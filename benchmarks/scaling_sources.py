@@ -39,7 +39,7 @@ _LANES = ((4, ((4, 300),)), (16, ((8, 700),)), (64, ((8, 1500),)))
 _LONG_LANES = (
     (4, ((1, 100), (4, 300), (8, 600))),
     (16, ((1, 200), (2, 300), (4, 500), (8, 700), (16, 1400), (32, 1600))),
-    (64, ((8, 1500), (32, 6000))),
+    (64, ((8, 1500), (32, 3000))),
 )
 _QUICK_LANES = ((4, ((2, 30),)),)
 _COLUMNS = (
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling_sources", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer sources, below two minutes; writes no results")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--long", action="store_true", help="up to 32 sources on each cluster, about four hours")
+    parser.add_argument("--long", action="store_true", help="up to 32 sources on each cluster, about three hours")
     parser.add_argument("--gpus", type=int, choices=[num_gpus for num_gpus, _ in _LANES],
                         help="this size of cluster alone; the results of the others stay")  # fmt: skip
     parser.add_argument("--sources", type=int, choices=_SOURCES, help="this case alone; the results of the others stay")
