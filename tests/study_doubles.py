@@ -73,7 +73,7 @@ class FakePipeline(Pipeline):
 
     def _summary_of(self, name: str) -> dict[str, Any]:
         share = {source: round(1 / len(self.source_names), 4) for source in self.source_names}
-        return {"num_quadruples": 7, "best_share": share} if name == "fuse" else {}
+        return {"num_prompts": 9, "num_quadruples": 7, "best_share": share} if name == "fuse" else {}
 
     def _numbers(self, name: str) -> dict[str, bytes]:
         end = self.config.wrpo.alpha.end
