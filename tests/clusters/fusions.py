@@ -33,7 +33,7 @@ _APART = (
     "ray.num_cpus=8",
     *(f"{step}.{value}" for step in ("sft", "wrpo") for value in ("num_workers=2", "num_cpus_per_worker=3")),
 )
-END_S = 600.0
+END_S = 1200.0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tests.clusters.fusions import Fusion, slow_fusion
 from tests.clusters.ray_cluster import RayCluster
 from tests.clusters.site import Site
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 def require_same(fusion: Fusion, peace: Fusion) -> None:

@@ -12,7 +12,7 @@ from tests.clusters.machines import REPOSITORY
 from tests.clusters.ray_cluster import RayCluster
 from tests.clusters.site import Site
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 # As on one machine: tests/e2e/test_run_on_s3.py.
 NUM_QUADRUPLES = 15
 
