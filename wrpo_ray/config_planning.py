@@ -39,7 +39,7 @@ class PlanningConfig(Frozen):
     """Assumptions of the plan; what is left out is measured or has the default that the plan names."""
 
     accelerator: str = "H100"
-    """Type of the GPUs of every section without resources.accelerator_type, and of training."""
+    """Type of the GPUs of every section whose accelerator_type is not set."""
     cluster: dict[str, PositiveInt] = {}
     """Accelerators by type, such as {H100: 64}; a type that is left out has as many as the largest step asks for,
     CPUs enough for all endpoints at once as well."""
