@@ -9,7 +9,7 @@
 # make docs              the documentation as a site, in site/
 # make bench-train       cost of one training step: ours, the published method's, TRL's (BENCH=--quick for two minutes)
 # make bench-sampling    responses/s of our sampling stage, ray.data.llm and raw vLLM, side by side
-# make bench-scaling     1 to 32 simulated sources on 4 to 64 logical GPUs, against the ideal
+# make bench-scaling     1 to 32 simulated sources on 4 to 64 logical GPUs, against the ideal (BENCH=--long for all, three hours)
 # make bench-control-plane  one million responses through the whole run, with an engine that takes no time
 # make bench-prompt-memory  memory of reading and planning 10,000 to 1,000,000 prompts
 # make audit             known vulnerabilities of the locked packages (AUDIT="--service URL" asks an OSV service of yours)

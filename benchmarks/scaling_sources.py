@@ -63,6 +63,8 @@ def main() -> None:
     parser.add_argument("--sources", type=int, choices=_SOURCES, help="this case alone; the results of the others stay")
     options = parser.parse_args()
     lanes = _asked(options)
+    if not lanes:
+        parser.error("there is no such case: see _LANES and, for --long, _LONG_LANES")
     print("  ".join(f"{title:>{_width(form)}}" for title, _, form in _COLUMNS), flush=True)
     kept = [] if options.quick else _others(options.out, lanes)
     records: list[dict[str, Any]] = []

@@ -23,8 +23,6 @@ SHARE_OF_MACHINE = 0.9
 # More parts than a node ever has, and the nodes that the largest Kubernetes clusters have
 # (https://cloud.google.com/kubernetes-engine/docs/concepts/planning-large-clusters).
 _MANY, _MOST_NODES = 2**20, 65_000
-
-
 # A label's value, with room for what KubeRay appends to pods' names.
 _GROUP_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,49}")
 # Ray's names of what is no GPU (ray.util.accelerators), or none that a device plugin calls one of NVIDIA's or AMD's.
