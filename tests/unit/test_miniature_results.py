@@ -9,10 +9,12 @@ import pytest
 
 from jobs.miniature.figures import write_figures
 from jobs.miniature.gathered import FUSED, TARGET, TARGET_SFT, Gathered, Variant
-from jobs.miniature.results import STUDY
+from jobs.miniature import results
+from jobs.miniature.results import STUDY, TABLES
 from jobs.miniature.scores import Asked, Scored, by_skill, gain, read_asked
 from jobs.miniature.tables import all_tables
 from wrpo_ray.config_study import StudyFile
+from wrpo_ray.errors import ConfigError
 from wrpo_ray.schema import prompt_id
 from wrpo_ray.study.expand import named_changes
 from wrpo_ray.yaml_loader import parse_yaml
@@ -89,3 +91,23 @@ def test_the_figures_are_drawn(gathered: Gathered, tmp_path: Path):
     write_figures(gathered, tmp_path)
     for name in ("figure_3.svg", "figure_5.svg"):
         assert (tmp_path / name).read_text(encoding="utf-8").lstrip().startswith("<?xml")
+
+
+def test_the_tables_of_a_page_are_replaced_and_its_prose_stays(
+    gathered: Gathered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(results, "gather", lambda study: gathered)
+    page = tmp_path / "miniature.md"
+    page.write_text(f"# What was found\n\n{TABLES}\n\nan older table\n", encoding="utf-8")
+    assert results.write(STUDY, page) == 0
+    assert page.read_text(encoding="utf-8") == f"# What was found\n\n{TABLES}\n\n{all_tables(gathered)}"
+    assert (tmp_path / "miniature" / "figure_3.svg").is_file()
+
+
+def test_a_page_without_the_line_above_the_tables_is_left_as_it_is(tmp_path: Path):
+    page = tmp_path / "miniature.md"
+    page.write_text("# Prose only\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="no line that says where the tables begin"):
+        results.write(STUDY, page)
+    assert page.read_text(encoding="utf-8") == "# Prose only\n"
