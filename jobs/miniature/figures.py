@@ -65,7 +65,7 @@ def _internal_rewards(gathered: Gathered, path: Path) -> None:
         axes.axhline(0, color="#888888", linewidth=0.8)
     panels[0].set_ylabel("internal reward")
     handles, labels = panels[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(labels), bbox_to_anchor=(0.5, -0.08), frameon=False)
+    figure.legend(handles, labels, loc="lower center", ncols=len(labels), bbox_to_anchor=(0.5, -0.14), frameon=False)
     _save(figure, path)
 
 
@@ -85,7 +85,7 @@ def _alphas(gathered: Gathered, path: Path) -> None:
     """Draw the reward on held-out prompts, and how often y_ws beats y_l inside the model, over alpha: Figure 5."""
     from matplotlib import pyplot
 
-    figure, (rewards, accuracies) = pyplot.subplots(1, 2, figsize=(10, 3.6))
+    figure, (rewards, accuracies) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for (way, variants), colour in zip(_WAYS.items(), _COLOURS[1:], strict=False):
         scores = [[scored.mean for scored in gathered.scores(variant, FUSED)] for variant in variants]
         _with_seeds(rewards, scores, f"alpha {way} the end", colour)

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(study: str, page: Path) -> int:
-    """Write the page's tables, figure_3.svg and figure_5.svg; raises ConfigError while runs of the study are missing."""
+    """Write the page's tables, figure_3.svg and figure_5.svg; raises ConfigError while runs are missing."""
     prose = _prose(page)
     gathered = gather(study)
     tables = all_tables(gathered)

@@ -20,13 +20,16 @@ class Row:
 
 
 _OBJECTIVES = (("dpo", "wrpo", "DPO"), ("simpo", "wrpo-simpo", "SimPO"), ("ipo", "wrpo-ipo", "IPO"))
-_TABLE_3 = tuple(
-    row
-    for own, weighted, name in _OBJECTIVES
-    for row in (
-        Row(name, own, over=(own, TARGET_SFT)),
-        Row(f"WRPO_{name}", weighted, over=(own, FUSED)),
-    )
+_TABLE_3 = (
+    *(
+        row
+        for own, weighted, name in _OBJECTIVES
+        for row in (
+            Row(name, own, over=(own, TARGET_SFT)),
+            Row(f"WRPO_{name}", weighted, over=(own, FUSED)),
+        )
+    ),
+    Row("y_ws alone (alpha 1)", "hybrid", over=("wrpo", FUSED)),
 )
 _NUMBERS = (("1", "sources-1"), ("2", "sources-2"), ("5", "sources-5"), ("10", "wrpo"))
 _TABLE_4 = tuple(

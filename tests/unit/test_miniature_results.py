@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.miniature import results
 from jobs.miniature.figures import write_figures
 from jobs.miniature.gathered import FUSED, TARGET, TARGET_SFT, Gathered, Variant
-from jobs.miniature import results
 from jobs.miniature.results import STUDY, TABLES
 from jobs.miniature.scores import Asked, Scored, by_skill, gain, read_asked
 from jobs.miniature.tables import all_tables
