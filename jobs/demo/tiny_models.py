@@ -152,11 +152,16 @@ def make_trained_model(
     style: Style, texts: Sequence[str], known: Sequence[Question], recipe: Recipe, out: Path
 ) -> None:
     """Train a tiny model on the questions in `known` and write it with its tokenizer as a Hugging Face folder."""
+    from transformers import AutoTokenizer
+
     from wrpo_ray.chat import ChatTokenizer
 
     tokenizer = make_tokenizer(style, texts)
     model = make_model(style, tokenizer, recipe.seed)
-    train(model, ChatTokenizer(tokenizer), known, recipe)
+    save(model, tokenizer, out)
+    # As its users read it: for Qwen2 transformers cuts numbers into digits then, whatever was saved.
+    read = ChatTokenizer(AutoTokenizer.from_pretrained(out))
+    train(model, read, known, recipe)
     save(model, tokenizer, out)
 
 
