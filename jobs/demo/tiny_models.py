@@ -158,7 +158,8 @@ def make_trained_model(
 
     tokenizer = make_tokenizer(style, texts)
     model = make_model(style, tokenizer, recipe.seed)
-    save(model, tokenizer, out)
+    model.config.save_pretrained(out)
+    tokenizer.save_pretrained(out)
     # As its users read it: for Qwen2 transformers cuts numbers into digits then, whatever was saved.
     read = ChatTokenizer(AutoTokenizer.from_pretrained(out))
     train(model, read, known, recipe)
