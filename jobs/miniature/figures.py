@@ -27,6 +27,7 @@ _PANELS = (
     ("hybrid", "DPO on y_ws, y_l (alpha 1)"),
     ("wrpo", "WRPO, alpha from 0 to 0.5"),
 )
+_ACCURACY = "rewards/accuracies_source"
 _ENDS = (0.1, 0.5, 0.9)
 _WAYS = {
     "from 0 to": ("dynamic-0.1", "wrpo", "dynamic-0.9"),
@@ -71,7 +72,7 @@ def _internal_rewards(gathered: Gathered, path: Path) -> None:
 
 def _curve(gathered: Gathered, variant: str, metric: str) -> tuple[Sequence[int], Floats]:
     """Return the steps and a metric's mean over the seeds, smoothed over ten logged steps."""
-    of_seeds = [run.metrics for run in gathered.variants[variant].values()]
+    of_seeds = [run.metrics for run in gathered.of_seeds(variant)]
     if any(metric not in line for logged in of_seeds for line in logged):
         return [], np.array([])
     length = min(map(len, of_seeds))
@@ -89,7 +90,7 @@ def _alphas(gathered: Gathered, path: Path) -> None:
     for (way, variants), colour in zip(_WAYS.items(), _COLOURS[1:], strict=False):
         scores = [[scored.mean for scored in gathered.scores(variant, FUSED)] for variant in variants]
         _with_seeds(rewards, scores, f"alpha {way} the end", colour)
-        ends = [_at_end(gathered, variant, "rewards/accuracies_source") for variant in variants]
+        ends = [[run.at_end(_ACCURACY) for run in gathered.of_seeds(variant)] for variant in variants]
         _with_seeds(accuracies, ends, f"alpha {way} the end", colour)
     dpo = [scored.mean for scored in gathered.scores("dpo", FUSED)]
     rewards.axhline(float(np.mean(dpo)), color=_COLOURS[0], linestyle="--", label="DPO")
@@ -107,12 +108,3 @@ def _with_seeds(axes: Axes, values: Sequence[Sequence[float]], label: str, colou
     axes.plot(_ENDS, [float(np.mean(each)) for each in values], color=colour, linewidth=2, label=label)
     for end, each in zip(_ENDS, values, strict=True):
         axes.scatter([end] * len(each), each, color=colour, s=18)
-
-
-def _at_end(gathered: Gathered, variant: str, metric: str) -> list[float]:
-    """Return each seed's mean of a metric over the last tenth of the logged steps."""
-    found = []
-    for _, run in sorted(gathered.variants[variant].items()):
-        last = run.metrics[-max(1, len(run.metrics) // 10) :]
-        found.append(sum(line[metric] for line in last) / len(last))
-    return found

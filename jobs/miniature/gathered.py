@@ -10,6 +10,9 @@ from typing import Any
 
 from jobs.miniature.scores import Asked, Scored, read_asked, read_scored
 from wrpo_ray.errors import ConfigError
+from wrpo_ray.schema import Quadruple
+from wrpo_ray.storage.location import Location
+from wrpo_ray.storage.tables import read_rows
 from wrpo_ray.study.load import load_study
 from wrpo_ray.study.results import run_result
 from wrpo_ray.train.metrics import read_metrics
@@ -19,11 +22,27 @@ FUSED, TARGET_SFT, TARGET = "fused", "target-sft", "target"
 
 
 @dataclass(frozen=True)
+class Quadruples:
+    """How many a run trained on, and the mean rewards of their three responses."""
+
+    count: int
+    source_chosen: float
+    target_chosen: float
+    rejected: float
+
+
+@dataclass(frozen=True)
 class Variant:
-    """One finished run of the study: scores by model, sources among them, and the logged training steps."""
+    """One finished run of the study: scores by model, sources among them, quadruples, and the logged training steps."""
 
     scores: Mapping[str, Scored]
+    quadruples: Quadruples
     metrics: list[dict[str, Any]]
+
+    def at_end(self, metric: str) -> float:
+        """Return the mean of a metric over the last tenth of the logged steps."""
+        last = self.metrics[-max(1, len(self.metrics) // 10) :]
+        return sum(line[metric] for line in last) / len(last)
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,10 @@ class Gathered:
         found = (self.variants[variant][seed].scores.get(model) for seed in sorted(self.variants[variant]))
         return [scored for scored in found if scored is not None]
 
+    def of_seeds(self, variant: str) -> list[Variant]:
+        """Return a variant's runs, one per seed."""
+        return [run for _, run in sorted(self.variants[variant].items())]
+
 
 def gather(path: str) -> Gathered:
     """Return the finished runs of a study file; raises ConfigError where there is none, or a seed is missing."""
@@ -59,9 +82,18 @@ def gather(path: str) -> Gathered:
         scored = [folder for name, folder in steps.items() if name.startswith("evaluation-score")]
         variant, seed = _seeded(run.name)
         scores = read_scored(scored, (TARGET, TARGET_SFT, FUSED, *sources))
-        variants.setdefault(variant, {})[seed] = Variant(scores, read_metrics(steps["wrpo"] / "metrics.jsonl"))
+        quadruples = _quadruples(steps["fuse"])
+        metrics = read_metrics(steps["wrpo"] / "metrics.jsonl")
+        variants.setdefault(variant, {})[seed] = Variant(scores, quadruples, metrics)
     _require_equal_seeds(path, variants)
     return Gathered(variants, read_asked(Path(evaluation.prompts.path)), sources)
+
+
+def _quadruples(folder: Location) -> Quadruples:
+    rows = read_rows(folder, Quadruple)
+    rewards = [(row.source_chosen_reward, row.target_chosen_reward, row.rejected_reward) for row in rows]
+    source_chosen, target_chosen, rejected = (sum(column) / len(rows) for column in zip(*rewards, strict=True))
+    return Quadruples(len(rows), source_chosen, target_chosen, rejected)
 
 
 def _seeded(run: str) -> tuple[str, int]:

@@ -35,10 +35,11 @@ def write(study: str, page: Path) -> int:
     prose = _prose(page)
     gathered = gather(study)
     tables = all_tables(gathered)
-    page.write_text(f"{prose}{TABLES}\n\n{tables}", encoding="utf-8")
     folder = page.with_suffix("")
     folder.mkdir(exist_ok=True)
+    # Before the page, so that a figure that cannot be drawn leaves no new tables beside an older figure.
     write_figures(gathered, folder)
+    page.write_text(f"{prose}{TABLES}\n\n{tables}", encoding="utf-8")
     print(tables)
     return 0
 

@@ -52,6 +52,10 @@ _FIGURE_5 = tuple(
     )
     for way, variant in (("held at", static), ("from 0 to", dynamic))
 )
+# What a run trained on differs between these; the others share the quadruples of `wrpo`.
+_QUADRUPLES = ("wrpo", "sources-1", "sources-2", "sources-5", "last-5", "rank-2", "source-rejected")
+_WITH_REFERENCE = ("dpo", "hybrid", "wrpo", "ipo", "wrpo-ipo")
+_INTERNAL = ("rewards/source_chosen", "rewards/target_chosen", "rewards/rejected", "rewards/margins")
 
 
 def all_tables(gathered: Gathered) -> str:
@@ -64,6 +68,8 @@ def all_tables(gathered: Gathered) -> str:
         ("Table 4: number of sources", gain_table(gathered, interleaved, "sources")),
         ("Table 9: which source responses", gain_table(gathered, _TABLE_9, "y_ws")),
         ("Table 10: rejected responses", gain_table(gathered, _TABLE_10, "y_l")),
+        ("Quadruples: mean rewards", quadruple_table(gathered)),
+        ("Figure 3: internal rewards, last tenth of training", internal_table(gathered)),
         ("Figure 5: static and dynamic alpha, over DPO", gain_table(gathered, _FIGURE_5, "alpha")),
     ]
     return "\n".join(f"### {heading}\n\n{table}\n" for heading, table in parts)
@@ -90,6 +96,28 @@ def _cells(scores: Sequence[Scored], gathered: Gathered, skills: Sequence[str]) 
     for skill in skills:
         yield f"{_mean(of_seed[skill] for of_seed in of_seeds):.2f}"
     yield f"{_mean(scored.mean for scored in scores):.3f}"
+
+
+def quadruple_table(gathered: Gathered) -> str:
+    """Return how many quadruples a run trains on and the mean rewards of their responses, mean over the seeds."""
+    rows = []
+    for variant in _QUADRUPLES:
+        of_seeds = [run.quadruples for run in gathered.of_seeds(variant)]
+        columns = [[each.source_chosen, each.target_chosen, each.rejected] for each in of_seeds]
+        count = f"{_mean(each.count for each in of_seeds):,.0f}"
+        rows.append([variant, count, *(f"{_mean(column):.3f}" for column in zip(*columns, strict=True))])
+    return _markdown(["run", "quadruples", "y_ws", "y_wt", "y_l"], rows)
+
+
+def internal_table(gathered: Gathered) -> str:
+    """Return the internal rewards at the end of training and how often y_ws is above y_l there, mean over the seeds."""
+    rows = []
+    for variant in _WITH_REFERENCE:
+        runs = gathered.of_seeds(variant)
+        rewards = (_mean(run.at_end(metric) for run in runs) for metric in _INTERNAL)
+        share = _mean(run.at_end("rewards/accuracies_source") for run in runs)
+        rows.append([variant, *(f"{reward:+.2f}" for reward in rewards), f"{share:.2f}"])
+    return _markdown(["run", "r(y_ws)", "r(y_wt)", "r(y_l)", "margin of the loss", "r(y_ws) > r(y_l)"], rows)
 
 
 def gain_table(gathered: Gathered, rows: Sequence[Row], heading: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.miniature import results
 from jobs.miniature.figures import write_figures
-from jobs.miniature.gathered import FUSED, TARGET, TARGET_SFT, Gathered, Variant
+from jobs.miniature.gathered import FUSED, TARGET, TARGET_SFT, Gathered, Quadruples, Variant
 from jobs.miniature.results import STUDY, TABLES
 from jobs.miniature.scores import Asked, Scored, by_skill, gain, read_asked
 from jobs.miniature.tables import all_tables
@@ -39,7 +39,7 @@ def variant(*fused: float, sources: dict[str, Scored] | None = None) -> Variant:
         }
         for step in range(1, 31)
     ]
-    return Variant(scores, metrics)
+    return Variant(scores, Quadruples(1000, 0.9, 0.6, 0.1), metrics)
 
 
 def test_a_skill_is_the_mean_over_its_prompts():
@@ -84,6 +84,9 @@ def test_the_tables_name_runs_that_the_study_has(gathered: Gathered):
     assert "| **Target-SFT-WRPO** | 0.60 | 0.60 | 0.600 |" in tables
     assert "| WRPO_DPO | 0.600 | +0.400 [+0.400, +0.400] | dpo | +0.300, +0.500 |" in tables
     assert "| DPO | 0.200 | +0.100 [+0.100, +0.100] | its target-sft | +0.100, +0.100 |" in tables
+    assert "| wrpo | 1,000 | 0.900 | 0.600 | 0.100 |" in tables
+    # Steps 28 to 30, the last tenth.
+    assert "| hybrid | +0.29 | +0.58 | -0.87 | +1.45 | 0.50 |" in tables
 
 
 def test_the_figures_are_drawn(gathered: Gathered, tmp_path: Path):
