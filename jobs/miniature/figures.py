@@ -43,8 +43,9 @@ def write_figures(gathered: Gathered, out: Path) -> None:
     matplotlib.use("svg")
     # Numbers of the file's own would make every run's SVG another one.
     matplotlib.rcParams["svg.hashsalt"] = "wrpo_ray"
-    _internal_rewards(gathered, out / "figure_3.svg")
-    _alphas(gathered, out / "figure_5.svg")
+    _internal_rewards(gathered.of_common_seeds([variant for variant, _ in _PANELS]), out / "figure_3.svg")
+    ends = [variant for variants in _WAYS.values() for variant in variants]
+    _alphas(gathered.of_common_seeds(["dpo", *ends]), out / "figure_5.svg")
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,26 @@ class Gathered:
     asked: Mapping[str, Asked]
     sources: tuple[str, ...]
 
+    def of_common_seeds(self, variants: Collection[str]) -> Gathered:
+        """Return these variants' runs of the seeds that all of them have: gains are taken seed by seed.
+
+        Raises ConfigError when they have none in common.
+        """
+        seeds = set.intersection(*(set(self.variants[name]) for name in variants))
+        if not seeds:
+            found = "; ".join(f"{name}: {', '.join(map(str, sorted(self.variants[name])))}" for name in variants)
+            raise ConfigError(
+                f"no seed has finished all of the runs that are compared; finished: {found}",
+                help="python jobs/study.py --config with the study's file goes on where it stopped",
+            )
+        common = {name: {seed: self.variants[name][seed] for seed in sorted(seeds)} for name in variants}
+        return Gathered(common, self.asked, self.sources)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of any run."""
+        return sorted({seed for of_variant in self.variants.values() for seed in of_variant})
+
     def scores(self, variant: str, model: str) -> list[Scored]:
         """Return a model's scores of a variant, one per seed."""
         return [self.variants[variant][seed].scores[model] for seed in sorted(self.variants[variant])]
@@ -68,7 +88,7 @@ class Gathered:
 
 
 def gather(path: str) -> Gathered:
-    """Return the finished runs of a study file; raises ConfigError where there is none, or a seed is missing."""
+    """Return the finished runs of a study file; raises ConfigError where no seed has finished a variant."""
     study = load_study(path)
     sources = tuple(source.name for source in study.any_config.sources)
     evaluation = study.any_config.evaluation
@@ -85,7 +105,11 @@ def gather(path: str) -> Gathered:
         quadruples = _quadruples(steps["fuse"])
         metrics = read_metrics(steps["wrpo"] / "metrics.jsonl")
         variants.setdefault(variant, {})[seed] = Variant(scores, quadruples, metrics)
-    _require_equal_seeds(path, variants)
+    if missing := sorted({_seeded(run.name)[0] for run in study.runs} - set(variants)):
+        raise ConfigError(
+            f"no seed has finished these runs of {path}: {', '.join(missing)}",
+            help="python jobs/study.py --config with this file goes on where it stopped",
+        )
     return Gathered(variants, read_asked(Path(evaluation.prompts.path)), sources)
 
 
@@ -100,15 +124,3 @@ def _seeded(run: str) -> tuple[str, int]:
     found = _SEEDED.fullmatch(run)
     assert found is not None, f"a run of a study with seeds is called NAME-seed-NUMBER, not {run}"
     return found[1], int(found[2])
-
-
-def _require_equal_seeds(path: str, variants: Mapping[str, Mapping[int, Variant]]) -> None:
-    """Gains are taken seed by seed, so every variant must have the same ones."""
-    seeds = {variant: tuple(sorted(of_variant)) for variant, of_variant in variants.items()}
-    if len(set(seeds.values())) == 1:
-        return
-    found = "; ".join(f"{variant}: {', '.join(map(str, own))}" for variant, own in seeds.items()) or "none"
-    raise ConfigError(
-        f"not every run of {path} is finished for the same seeds; finished: {found}",
-        help="python jobs/study.py --config with this file goes on where it stopped",
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jobs.miniature.gathered import FUSED, TARGET, TARGET_SFT, Gathered
@@ -17,6 +17,15 @@ class Row:
     variant: str
     model: str = FUSED
     over: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table under its heading, over the seeds that all of its variants have."""
+
+    heading: str
+    variants: tuple[str, ...]
+    table: Callable[[Gathered], str]
 
 
 _OBJECTIVES = (("dpo", "wrpo", "DPO"), ("simpo", "wrpo-simpo", "SimPO"), ("ipo", "wrpo-ipo", "IPO"))
@@ -59,20 +68,31 @@ _INTERNAL = ("rewards/source_chosen", "rewards/target_chosen", "rewards/rejected
 
 
 def all_tables(gathered: Gathered) -> str:
-    """Return all tables under their headings."""
+    """Return all tables under their headings; each says over which seeds it is."""
     number = [Row(f"{count}, Target-SFT", variant, TARGET_SFT) for count, variant in _NUMBERS]
     interleaved = [row for pair in zip(number, _TABLE_4, strict=True) for row in pair]
-    parts = [
-        ("Table 2: skill by skill", skill_table(gathered)),
-        ("Table 3: objectives", gain_table(gathered, _TABLE_3, "objective")),
-        ("Table 4: number of sources", gain_table(gathered, interleaved, "sources")),
-        ("Table 9: which source responses", gain_table(gathered, _TABLE_9, "y_ws")),
-        ("Table 10: rejected responses", gain_table(gathered, _TABLE_10, "y_l")),
-        ("Quadruples: mean rewards", quadruple_table(gathered)),
-        ("Figure 3: internal rewards, last tenth of training", internal_table(gathered)),
-        ("Figure 5: static and dynamic alpha, over DPO", gain_table(gathered, _FIGURE_5, "alpha")),
-    ]
-    return "\n".join(f"### {heading}\n\n{table}\n" for heading, table in parts)
+    parts = (
+        Part("Table 2: skill by skill", ("wrpo", "dpo"), skill_table),
+        _gains("Table 3: objectives", "objective", _TABLE_3),
+        _gains("Table 4: number of sources", "sources", interleaved),
+        _gains("Table 9: which source responses", "y_ws", _TABLE_9),
+        _gains("Table 10: rejected responses", "y_l", _TABLE_10),
+        Part("Quadruples: mean rewards", _QUADRUPLES, quadruple_table),
+        Part("Figure 3: internal rewards, last tenth of training", _WITH_REFERENCE, internal_table),
+        _gains("Figure 5: static and dynamic alpha, over DPO", "alpha", _FIGURE_5),
+    )
+    return "\n".join(_text(part, gathered.of_common_seeds(part.variants)) for part in parts)
+
+
+def _gains(heading: str, first_column: str, rows: Sequence[Row]) -> Part:
+    compared = [row.over[0] for row in rows if row.over]
+    variants = tuple(dict.fromkeys([*(row.variant for row in rows), *compared]))
+    return Part(heading, variants, lambda gathered: gain_table(gathered, rows, first_column))
+
+
+def _text(part: Part, gathered: Gathered) -> str:
+    seeds = ", ".join(map(str, gathered.seeds))
+    return f"### {part.heading}\n\nSeeds: {seeds}.\n\n{part.table(gathered)}\n"
 
 
 def skill_table(gathered: Gathered) -> str:

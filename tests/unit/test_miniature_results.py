@@ -89,6 +89,21 @@ def test_the_tables_name_runs_that_the_study_has(gathered: Gathered):
     assert "| hybrid | +0.29 | +0.58 | -0.87 | +1.45 | 0.50 |" in tables
 
 
+def test_a_table_is_over_the_seeds_that_all_of_its_runs_have(gathered: Gathered):
+    variants = {**gathered.variants, "ipo": {2: variant(0.3, 0.3, 0.3)}}
+    tables = all_tables(Gathered(variants, gathered.asked, gathered.sources))
+    third = tables.partition("### Table 3")[2].partition("### Table 4")[0]
+    assert "Seeds: 2." in third
+    assert "| WRPO_DPO | 0.700 | +0.500 [+0.500, +0.500] | dpo | +0.500 |" in third
+    assert tables.count("Seeds: 1, 2.") == 6
+
+
+def test_runs_without_a_seed_in_common_are_not_compared(gathered: Gathered):
+    variants = {**gathered.variants, "ipo": {3: variant(0.3, 0.3, 0.3)}}
+    with pytest.raises(ConfigError, match=r"no seed has finished all .*dpo: 1, 2; .*ipo: 3"):
+        all_tables(Gathered(variants, gathered.asked, gathered.sources))
+
+
 def test_the_figures_are_drawn(gathered: Gathered, tmp_path: Path):
     pytest.importorskip("matplotlib")
     write_figures(gathered, tmp_path)
