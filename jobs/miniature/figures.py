@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ def _internal_rewards(gathered: Gathered, path: Path) -> None:
 def _curve(gathered: Gathered, variant: str, metric: str) -> tuple[Sequence[int], Floats]:
     """Return the steps and a metric's mean over the seeds, smoothed over ten logged steps."""
     of_seeds = [run.metrics for run in gathered.of_seeds(variant)]
-    if any(metric not in line for logged in of_seeds for line in logged):
+    if not of_seeds or any(metric not in line for logged in of_seeds for line in logged):
         return [], np.array([])
     length = min(map(len, of_seeds))
     mean = np.mean([[line[metric] for line in logged[:length]] for logged in of_seeds], axis=0)
@@ -89,12 +89,16 @@ def _alphas(gathered: Gathered, path: Path) -> None:
 
     figure, (rewards, accuracies) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for (way, variants), colour in zip(_WAYS.items(), _COLOURS[1:], strict=False):
-        scores = [[scored.mean for scored in gathered.scores(variant, FUSED)] for variant in variants]
-        _with_seeds(rewards, scores, f"alpha {way} the end", colour)
-        ends = [[run.at_end(_ACCURACY) for run in gathered.of_seeds(variant)] for variant in variants]
-        _with_seeds(accuracies, ends, f"alpha {way} the end", colour)
-    dpo = [scored.mean for scored in gathered.scores("dpo", FUSED)]
-    rewards.axhline(float(np.mean(dpo)), color=_COLOURS[0], linestyle="--", label="DPO")
+        runs = {end: gathered.of_seeds(name) for end, name in zip(_ENDS, variants, strict=True)}
+        label = f"alpha {way} the end"
+        _with_seeds(
+            rewards, {end: [run.scores[FUSED].mean for run in each] for end, each in runs.items()}, label, colour
+        )
+        _with_seeds(
+            accuracies, {end: [run.at_end(_ACCURACY) for run in each] for end, each in runs.items()}, label, colour
+        )
+    if dpo := [scored.mean for scored in gathered.scores("dpo", FUSED)]:
+        rewards.axhline(float(np.mean(dpo)), color=_COLOURS[0], linestyle="--", label="DPO")
     rewards.set_ylabel("mean reward, held-out prompts")
     accuracies.set_ylabel("r(y_ws) > r(y_l), last tenth of training")
     for axes in (rewards, accuracies):
@@ -104,8 +108,9 @@ def _alphas(gathered: Gathered, path: Path) -> None:
     _save(figure, path)
 
 
-def _with_seeds(axes: Axes, values: Sequence[Sequence[float]], label: str, colour: str) -> None:
-    """Draw the mean over the seeds as a line, and each seed as a point."""
-    axes.plot(_ENDS, [float(np.mean(each)) for each in values], color=colour, linewidth=2, label=label)
-    for end, each in zip(_ENDS, values, strict=True):
+def _with_seeds(axes: Axes, values: Mapping[float, Sequence[float]], label: str, colour: str) -> None:
+    """Draw the mean over the seeds as a line, and each seed as a point, over the ends of alpha that were run."""
+    found = {end: each for end, each in values.items() if each}
+    axes.plot(list(found), [float(np.mean(each)) for each in found.values()], color=colour, linewidth=2, label=label)
+    for end, each in found.items():
         axes.scatter([end] * len(each), each, color=colour, s=18)

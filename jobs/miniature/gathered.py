@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,20 +53,25 @@ class Gathered:
     asked: Mapping[str, Asked]
     sources: tuple[str, ...]
 
-    def of_common_seeds(self, variants: Collection[str]) -> Gathered:
-        """Return these variants' runs of the seeds that all of them have: gains are taken seed by seed.
+    def of_common_seeds(self, variants: Sequence[str]) -> Gathered:
+        """Return those of these variants that any seed has finished, with the seeds that all of them have.
 
-        Raises ConfigError when they have none in common.
+        Gains are taken seed by seed. Raises ConfigError when they have no seed in common.
         """
-        seeds = set.intersection(*(set(self.variants[name]) for name in variants))
-        if not seeds:
-            found = "; ".join(f"{name}: {', '.join(map(str, sorted(self.variants[name])))}" for name in variants)
+        finished = self.finished(variants)
+        seeds = set.intersection(*(set(self.variants[name]) for name in finished)) if finished else set[int]()
+        if finished and not seeds:
+            found = "; ".join(f"{name}: {', '.join(map(str, sorted(self.variants[name])))}" for name in finished)
             raise ConfigError(
                 f"no seed has finished all of the runs that are compared; finished: {found}",
                 help="python jobs/study.py --config with the study's file goes on where it stopped",
             )
-        common = {name: {seed: self.variants[name][seed] for seed in sorted(seeds)} for name in variants}
+        common = {name: {seed: self.variants[name][seed] for seed in sorted(seeds)} for name in finished}
         return Gathered(common, self.asked, self.sources)
+
+    def finished(self, variants: Sequence[str]) -> list[str]:
+        """Return those of these variants that any seed has finished, in their order."""
+        return [name for name in variants if name in self.variants]
 
     @property
     def seeds(self) -> list[int]:
@@ -74,21 +79,21 @@ class Gathered:
         return sorted({seed for of_variant in self.variants.values() for seed in of_variant})
 
     def scores(self, variant: str, model: str) -> list[Scored]:
-        """Return a model's scores of a variant, one per seed."""
-        return [self.variants[variant][seed].scores[model] for seed in sorted(self.variants[variant])]
+        """Return a model's scores of a variant, one per seed; none of a variant that is not finished."""
+        return [run.scores[model] for run in self.of_seeds(variant)]
 
     def scores_of_any(self, variant: str, model: str) -> list[Scored]:
         """Return a model's scores of those seeds that tested it: sources answer on demand."""
-        found = (self.variants[variant][seed].scores.get(model) for seed in sorted(self.variants[variant]))
+        found = (run.scores.get(model) for run in self.of_seeds(variant))
         return [scored for scored in found if scored is not None]
 
     def of_seeds(self, variant: str) -> list[Variant]:
-        """Return a variant's runs, one per seed."""
-        return [run for _, run in sorted(self.variants[variant].items())]
+        """Return a variant's runs, one per seed; none of a variant that is not finished."""
+        return [run for _, run in sorted(self.variants.get(variant, {}).items())]
 
 
 def gather(path: str) -> Gathered:
-    """Return the finished runs of a study file; raises ConfigError where no seed has finished a variant."""
+    """Return the finished runs of a study file; raises ConfigError where there is none."""
     study = load_study(path)
     sources = tuple(source.name for source in study.any_config.sources)
     evaluation = study.any_config.evaluation
@@ -105,10 +110,9 @@ def gather(path: str) -> Gathered:
         quadruples = _quadruples(steps["fuse"])
         metrics = read_metrics(steps["wrpo"] / "metrics.jsonl")
         variants.setdefault(variant, {})[seed] = Variant(scores, quadruples, metrics)
-    if missing := sorted({_seeded(run.name)[0] for run in study.runs} - set(variants)):
+    if not variants:
         raise ConfigError(
-            f"no seed has finished these runs of {path}: {', '.join(missing)}",
-            help="python jobs/study.py --config with this file goes on where it stopped",
+            f"no run of {path} is finished", help="python jobs/study.py --config with this file works through it"
         )
     return Gathered(variants, read_asked(Path(evaluation.prompts.path)), sources)
 

@@ -28,6 +28,12 @@ class Part:
     table: Callable[[Gathered], str]
 
 
+_TABLE_2 = (
+    ("target", "wrpo", TARGET),
+    ("Target-SFT", "wrpo", TARGET_SFT),
+    ("Target-SFT-DPO", "dpo", FUSED),
+    ("**Target-SFT-WRPO**", "wrpo", FUSED),
+)
 _OBJECTIVES = (("dpo", "wrpo", "DPO"), ("simpo", "wrpo-simpo", "SimPO"), ("ipo", "wrpo-ipo", "IPO"))
 _TABLE_3 = (
     *(
@@ -91,8 +97,10 @@ def _gains(heading: str, first_column: str, rows: Sequence[Row]) -> Part:
 
 
 def _text(part: Part, gathered: Gathered) -> str:
-    seeds = ", ".join(map(str, gathered.seeds))
-    return f"### {part.heading}\n\nSeeds: {seeds}.\n\n{part.table(gathered)}\n"
+    seeds = f"Seeds: {', '.join(map(str, gathered.seeds)) or 'none'}."
+    missing = [name for name in part.variants if name not in gathered.variants]
+    unfinished = f" Not finished: {', '.join(missing)}." if missing else ""
+    return f"### {part.heading}\n\n{seeds}{unfinished}\n\n{part.table(gathered)}\n"
 
 
 def skill_table(gathered: Gathered) -> str:
@@ -100,12 +108,7 @@ def skill_table(gathered: Gathered) -> str:
     models: list[tuple[str, list[Scored]]] = [
         (source, gathered.scores_of_any("wrpo", source)) for source in gathered.sources
     ]
-    models += [
-        ("target", gathered.scores("wrpo", TARGET)),
-        ("Target-SFT", gathered.scores("wrpo", TARGET_SFT)),
-        ("Target-SFT-DPO", gathered.scores("dpo", FUSED)),
-        ("**Target-SFT-WRPO**", gathered.scores("wrpo", FUSED)),
-    ]
+    models += [(label, gathered.scores(variant, model)) for label, variant, model in _TABLE_2]
     skills = list(dict.fromkeys(each.skill for each in gathered.asked.values()))
     rows = [[label, *_cells(scores, gathered, skills)] for label, scores in models if scores]
     return _markdown(["model", *skills, "all"], rows)
@@ -121,7 +124,7 @@ def _cells(scores: Sequence[Scored], gathered: Gathered, skills: Sequence[str]) 
 def quadruple_table(gathered: Gathered) -> str:
     """Return how many quadruples a run trains on and the mean rewards of their responses, mean over the seeds."""
     rows = []
-    for variant in _QUADRUPLES:
+    for variant in gathered.finished(_QUADRUPLES):
         of_seeds = [run.quadruples for run in gathered.of_seeds(variant)]
         columns = [[each.source_chosen, each.target_chosen, each.rejected] for each in of_seeds]
         count = f"{_mean(each.count for each in of_seeds):,.0f}"
@@ -132,7 +135,7 @@ def quadruple_table(gathered: Gathered) -> str:
 def internal_table(gathered: Gathered) -> str:
     """Return the internal rewards at the end of training and how often y_ws is above y_l there, mean over the seeds."""
     rows = []
-    for variant in _WITH_REFERENCE:
+    for variant in gathered.finished(_WITH_REFERENCE):
         runs = gathered.of_seeds(variant)
         rewards = (_mean(run.at_end(metric) for run in runs) for metric in _INTERNAL)
         share = _mean(run.at_end("rewards/accuracies_source") for run in runs)
@@ -142,8 +145,13 @@ def internal_table(gathered: Gathered) -> str:
 
 def gain_table(gathered: Gathered, rows: Sequence[Row], heading: str) -> str:
     """Return a row per model: mean over the seeds, and the gain over another with its interval and each seed's own."""
+    finished = [
+        row
+        for row in rows
+        if row.variant in gathered.variants and (row.over is None or row.over[0] in gathered.variants)
+    ]
     return _markdown(
-        [heading, "reward", "gain [95 %]", "over", "by seed"], [_gain_cells(gathered, row) for row in rows]
+        [heading, "reward", "gain [95 %]", "over", "by seed"], [_gain_cells(gathered, row) for row in finished]
     )
 
 

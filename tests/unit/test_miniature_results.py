@@ -104,6 +104,18 @@ def test_runs_without_a_seed_in_common_are_not_compared(gathered: Gathered):
         all_tables(Gathered(variants, gathered.asked, gathered.sources))
 
 
+def test_what_is_not_finished_is_named_and_left_out(gathered: Gathered, tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    variants = {name: runs for name, runs in gathered.variants.items() if name not in ("last-5", "static-0.1", "dpo")}
+    part = Gathered(variants, gathered.asked, gathered.sources)
+    tables = all_tables(part)
+    assert tables.count("Not finished: last-5.") == 2
+    assert "best of the other five" not in tables
+    assert "Not finished: static-0.1, dpo." in tables
+    write_figures(part, tmp_path)
+    assert (tmp_path / "figure_5.svg").is_file()
+
+
 def test_the_figures_are_drawn(gathered: Gathered, tmp_path: Path):
     pytest.importorskip("matplotlib")
     write_figures(gathered, tmp_path)
