@@ -5,7 +5,7 @@
 # make test-browser      reports in a headless Chromium (part of make test where chromium and chromedriver are installed)
 # make fuzz              over 5,000 odd configs, prompts, rewards and records, drawn at random (FUZZ_SEED, FUZZ_FACTOR)
 # make chaos             a run of the real stack whose processes are killed at random (CHAOS_SEED, CHAOS_MINUTES)
-# make miniature         the paper's tables and figures over ten small sources, three seeds (about two hours)
+# make miniature         the paper's tables and figures over ten small sources, three seeds (two to three hours)
 # make docs              the documentation as a site, in site/
 # make bench-train       cost of one training step: ours, the published method's, TRL's (BENCH=--quick for two minutes)
 # make bench-sampling    responses/s of our sampling stage, ray.data.llm and raw vLLM, side by side
