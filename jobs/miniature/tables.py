@@ -104,7 +104,7 @@ def _text(part: Part, gathered: Gathered) -> str:
 
 
 def skill_table(gathered: Gathered) -> str:
-    """Return a row per model with its mean reward on each skill: Table 2, over all seeds."""
+    """Return a row per model with its mean reward on each skill, mean over the seeds: Table 2."""
     models: list[tuple[str, list[Scored]]] = [
         (source, gathered.scores_of_any("wrpo", source)) for source in gathered.sources
     ]
