@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.miniature.gathered import FUSED, Gathered
+from jobs.miniature.gathered import FUSED, INTERNAL_REWARDS, SOURCE_ACCURACY, Gathered
 from wrpo_ray.evaluate.bootstrap import Floats
 
 if TYPE_CHECKING:
@@ -16,18 +16,11 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and readable on white and on black.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7")
-_CURVES = (
-    ("rewards/source_chosen", "y_ws"),
-    ("rewards/target_chosen", "y_wt"),
-    ("rewards/rejected", "y_l"),
-    ("rewards/margins", "margin of the loss"),
-)
 _PANELS = (
     ("dpo", "DPO on y_wt, y_l"),
     ("hybrid", "DPO on y_ws, y_l (alpha 1)"),
     ("wrpo", "WRPO, alpha from 0 to 0.5"),
 )
-_ACCURACY = "rewards/accuracies_source"
 _ENDS = (0.1, 0.5, 0.9)
 _WAYS = {
     "from 0 to": ("dynamic-0.1", "wrpo", "dynamic-0.9"),
@@ -58,7 +51,7 @@ def _internal_rewards(gathered: Gathered, path: Path) -> None:
 
     figure, panels = pyplot.subplots(1, len(_PANELS), figsize=(12, 3.6), sharey=True)
     for axes, (variant, title) in zip(panels, _PANELS, strict=True):
-        for (metric, label), colour in zip(_CURVES, _COLOURS, strict=True):
+        for (metric, label), colour in zip(INTERNAL_REWARDS, _COLOURS, strict=True):
             steps, values = _curve(gathered, variant, metric)
             if len(values):
                 axes.plot(steps, values, label=label, color=colour, linewidth=2)
@@ -95,7 +88,10 @@ def _alphas(gathered: Gathered, path: Path) -> None:
             rewards, {end: [run.scores[FUSED].mean for run in each] for end, each in runs.items()}, label, colour
         )
         _with_seeds(
-            accuracies, {end: [run.at_end(_ACCURACY) for run in each] for end, each in runs.items()}, label, colour
+            accuracies,
+            {end: [run.at_end(SOURCE_ACCURACY) for run in each] for end, each in runs.items()},
+            label,
+            colour,
         )
     if dpo := [scored.mean for scored in gathered.scores("dpo", FUSED)]:
         rewards.axhline(float(np.mean(dpo)), color=_COLOURS[0], linestyle="--", label="DPO")

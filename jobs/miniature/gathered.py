@@ -19,6 +19,14 @@ from wrpo_ray.train.metrics import read_metrics
 
 _SEEDED = re.compile(r"(.+)-seed-(\d+)")
 FUSED, TARGET_SFT, TARGET = "fused", "target-sft", "target"
+# Logged metrics of training, as figures and tables read them: metric and what it is called there.
+INTERNAL_REWARDS = (
+    ("rewards/source_chosen", "y_ws"),
+    ("rewards/target_chosen", "y_wt"),
+    ("rewards/rejected", "y_l"),
+    ("rewards/margins", "margin of the loss"),
+)
+SOURCE_ACCURACY = "rewards/accuracies_source"
 
 
 @dataclass(frozen=True)

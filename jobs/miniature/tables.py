@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from jobs.miniature.gathered import FUSED, TARGET, TARGET_SFT, Gathered
+from jobs.miniature.gathered import FUSED, INTERNAL_REWARDS, SOURCE_ACCURACY, TARGET, TARGET_SFT, Gathered
 from jobs.miniature.scores import Scored, by_skill, gain
 
 
@@ -70,7 +70,6 @@ _FIGURE_5 = tuple(
 # What a run trained on differs between these; the others share the quadruples of `wrpo`.
 _QUADRUPLES = ("wrpo", "sources-1", "sources-2", "sources-5", "last-5", "rank-2", "source-rejected")
 _WITH_REFERENCE = ("dpo", "hybrid", "wrpo", "ipo", "wrpo-ipo")
-_INTERNAL = ("rewards/source_chosen", "rewards/target_chosen", "rewards/rejected", "rewards/margins")
 
 
 def all_tables(gathered: Gathered) -> str:
@@ -137,8 +136,8 @@ def internal_table(gathered: Gathered) -> str:
     rows = []
     for variant in gathered.finished(_WITH_REFERENCE):
         runs = gathered.of_seeds(variant)
-        rewards = (_mean(run.at_end(metric) for run in runs) for metric in _INTERNAL)
-        share = _mean(run.at_end("rewards/accuracies_source") for run in runs)
+        rewards = (_mean(run.at_end(metric) for run in runs) for metric, _ in INTERNAL_REWARDS)
+        share = _mean(run.at_end(SOURCE_ACCURACY) for run in runs)
         rows.append([variant, *(f"{reward:+.2f}" for reward in rewards), f"{share:.2f}"])
     return _markdown(["run", "r(y_ws)", "r(y_wt)", "r(y_l)", "margin of the loss", "r(y_ws) > r(y_l)"], rows)
 
