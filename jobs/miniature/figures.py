@@ -89,7 +89,7 @@ def _alphas(gathered: Gathered, path: Path) -> None:
         )
         _with_seeds(
             accuracies,
-            {end: [run.at_end(SOURCE_ACCURACY) for run in each] for end, each in runs.items()},
+            {end: [run.at_end[SOURCE_ACCURACY] for run in each] for end, each in runs.items()},
             label,
             colour,
         )

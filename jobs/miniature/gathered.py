@@ -14,10 +14,11 @@ from wrpo_ray.schema import Quadruple
 from wrpo_ray.storage.location import Location
 from wrpo_ray.storage.tables import read_rows
 from wrpo_ray.study.load import load_study
-from wrpo_ray.study.results import run_result
+from wrpo_ray.study.results import RunResult, run_result
 from wrpo_ray.train.metrics import read_metrics
 
 _SEEDED = re.compile(r"(.+)-seed-(\d+)")
+_TRAINING = "train/"
 FUSED, TARGET_SFT, TARGET = "fused", "target-sft", "target"
 # Logged metrics of training, as figures and tables read them: metric and what it is called there.
 INTERNAL_REWARDS = (
@@ -41,16 +42,16 @@ class Quadruples:
 
 @dataclass(frozen=True)
 class Variant:
-    """One finished run of the study: scores by model, sources among them, quadruples, and the logged training steps."""
+    """One finished run of the study.
+
+    scores: by model, sources among them. metrics: the logged training steps. at_end: mean of each metric over the last
+    tenth of them, as the study's own table has it.
+    """
 
     scores: Mapping[str, Scored]
     quadruples: Quadruples
     metrics: list[dict[str, Any]]
-
-    def at_end(self, metric: str) -> float:
-        """Return the mean of a metric over the last tenth of the logged steps."""
-        last = self.metrics[-max(1, len(self.metrics) // 10) :]
-        return sum(line[metric] for line in last) / len(last)
+    at_end: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,11 @@ class Gathered:
     def of_common_seeds(self, variants: Sequence[str]) -> Gathered:
         """Return those of these variants that any seed has finished, with the seeds that all of them have.
 
-        Gains are taken seed by seed. Raises ConfigError when they have no seed in common.
+        Gains are taken seed by seed. None is returned when they have no seed in common.
         """
         finished = self.finished(variants)
         seeds = set.intersection(*(set(self.variants[name]) for name in finished)) if finished else set[int]()
-        if finished and not seeds:
-            found = "; ".join(f"{name}: {', '.join(map(str, sorted(self.variants[name])))}" for name in finished)
-            raise ConfigError(
-                f"no seed has finished all of the runs that are compared; finished: {found}",
-                help="python jobs/study.py --config with the study's file goes on where it stopped",
-            )
-        common = {name: {seed: self.variants[name][seed] for seed in sorted(seeds)} for name in finished}
+        common = {name: {seed: self.variants[name][seed] for seed in sorted(seeds)} for name in finished if seeds}
         return Gathered(common, self.asked, self.sources)
 
     def finished(self, variants: Sequence[str]) -> list[str]:
@@ -108,7 +103,8 @@ def gather(path: str) -> Gathered:
     assert evaluation is not None, "the miniature's config has an evaluation"
     variants: dict[str, dict[int, Variant]] = {}
     for run in study.runs:
-        steps = {step.name: step.folder for step in run_result(run, None).steps}
+        result = run_result(run, None)
+        steps = {step.name: step.folder for step in result.steps}
         # Nothing is read of the last step, the export: it is another one once sources have been evaluated as well.
         if "evaluate" not in steps:
             continue
@@ -117,12 +113,19 @@ def gather(path: str) -> Gathered:
         scores = read_scored(scored, (TARGET, TARGET_SFT, FUSED, *sources))
         quadruples = _quadruples(steps["fuse"])
         metrics = read_metrics(steps["wrpo"] / "metrics.jsonl")
-        variants.setdefault(variant, {})[seed] = Variant(scores, quadruples, metrics)
+        variants.setdefault(variant, {})[seed] = Variant(scores, quadruples, metrics, _at_end(result))
     if not variants:
         raise ConfigError(
             f"no run of {path} is finished", help="python jobs/study.py --config with this file works through it"
         )
     return Gathered(variants, read_asked(Path(evaluation.prompts.path)), sources)
+
+
+def _at_end(result: RunResult) -> dict[str, float]:
+    metrics = (
+        (name.removeprefix(_TRAINING), value) for name, value in result.row.items() if name.startswith(_TRAINING)
+    )
+    return {name: float(value) for name, value in metrics if value is not None}
 
 
 def _quadruples(folder: Location) -> Quadruples:

@@ -86,7 +86,7 @@ def all_tables(gathered: Gathered) -> str:
         Part("Figure 3: internal rewards, last tenth of training", _WITH_REFERENCE, internal_table),
         _gains("Figure 5: static and dynamic alpha, over DPO", "alpha", _FIGURE_5),
     )
-    return "\n".join(_text(part, gathered.of_common_seeds(part.variants)) for part in parts)
+    return "\n".join(_text(part, gathered) for part in parts)
 
 
 def _gains(heading: str, first_column: str, rows: Sequence[Row]) -> Part:
@@ -96,10 +96,15 @@ def _gains(heading: str, first_column: str, rows: Sequence[Row]) -> Part:
 
 
 def _text(part: Part, gathered: Gathered) -> str:
-    seeds = f"Seeds: {', '.join(map(str, gathered.seeds)) or 'none'}."
-    missing = [name for name in part.variants if name not in gathered.variants]
+    finished = {name: sorted(gathered.variants[name]) for name in gathered.finished(part.variants)}
+    common = gathered.of_common_seeds(part.variants)
+    if finished and not common.variants:
+        found = "; ".join(f"{name}: {', '.join(map(str, seeds))}" for name, seeds in finished.items())
+        return f"### {part.heading}\n\nNo seed has finished all of these runs ({found}), so nothing is compared.\n"
+    seeds = f"Seeds: {', '.join(map(str, common.seeds)) or 'none'}."
+    missing = [name for name in part.variants if name not in finished]
     unfinished = f" Not finished: {', '.join(missing)}." if missing else ""
-    return f"### {part.heading}\n\n{seeds}{unfinished}\n\n{part.table(gathered)}\n"
+    return f"### {part.heading}\n\n{seeds}{unfinished}\n\n{part.table(common)}\n"
 
 
 def skill_table(gathered: Gathered) -> str:
@@ -136,8 +141,8 @@ def internal_table(gathered: Gathered) -> str:
     rows = []
     for variant in gathered.finished(_WITH_REFERENCE):
         runs = gathered.of_seeds(variant)
-        rewards = (_mean(run.at_end(metric) for run in runs) for metric, _ in INTERNAL_REWARDS)
-        share = _mean(run.at_end(SOURCE_ACCURACY) for run in runs)
+        rewards = (_mean(run.at_end[metric] for run in runs) for metric, _ in INTERNAL_REWARDS)
+        share = _mean(run.at_end[SOURCE_ACCURACY] for run in runs)
         rows.append([variant, *(f"{reward:+.2f}" for reward in rewards), f"{share:.2f}"])
     return _markdown(["run", "r(y_ws)", "r(y_wt)", "r(y_l)", "margin of the loss", "r(y_ws) > r(y_l)"], rows)
 
