@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -20,8 +19,6 @@ from wrpo_ray.storage.tables import parquet_entries, read_rows
 
 REPOSITORY = Path(__file__).parents[2]
 FUSE = ["jobs/fuse.py", "--config", "jobs/configs/smoke.yaml"]
-# The smoke run leaves evaluation out to stay short; here the job goes all the way.
-EVALUATION = "evaluation={prompts: {path: ./jobs/smoke/heldout.jsonl}, sampling: {num_samples: 2, max_tokens: 8}}"
 
 
 @pytest.fixture
@@ -32,7 +29,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.timeout(900)
 def test_smoke_config_as_a_job_on_a_real_cluster(cluster: str, tmp_path: Path) -> None:
-    overrides = [f"run.root={tmp_path / 'runs'}", EVALUATION]
+    overrides = [f"run.root={tmp_path / 'runs'}"]
     command = [RAY, "job", "submit", "--address", cluster, "--working-dir", ".", "--", "python", *FUSE, *overrides]
     submitted = subprocess.run(
         command, cwd=REPOSITORY, env=job_environment(), capture_output=True, text=True, check=False, timeout=800
@@ -44,7 +41,6 @@ def test_smoke_config_as_a_job_on_a_real_cluster(cluster: str, tmp_path: Path) -
     (folder,) = (run / "fuse").iterdir()
     assert parquet_entries(locate(folder))
     assert all(row.target_chosen_reward > row.rejected_reward for row in read_rows(locate(folder), Quadruple))
-    assert len(json.loads(next((run / "evaluate").glob("*/evaluation.json")).read_text())["models"]) == 3
     exported = re.search(r"fused model: (\S+)", submitted.stdout)
     assert exported is not None
     _assert_transformers_loads(Path(exported[1]))

@@ -110,6 +110,7 @@ def the_actor_killed(folder: Path) -> Iterator[None]:
     assert len({row["actor"] for row in fakes(folder).events("start")}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_sources_in_sequence(tmp_path: Path) -> None:
     for number, resources in enumerate((TWO_NODES, ONE_GPU, TWO_NODES)):

@@ -149,6 +149,7 @@ def test_a_poison_row_is_set_aside(cluster: Cluster, tmp_path: Path) -> None:
     assert len(fakes(tmp_path).events("start")) == result.summary["engine_starts"] <= 1 + 2 + 2 * 2
 
 
+@pytest.mark.slow
 def test_too_many_poison_rows_stop_the_step(cluster: Cluster, tmp_path: Path) -> None:
     """P-03: exit 4 with the names, before the rest is drawn; and again when the run is started again."""
     for item in (IDS[0], IDS[5]):
@@ -194,6 +195,7 @@ def test_a_model_that_never_starts_fails_soon_with_its_own_error(cluster: Cluste
     assert len(fakes(tmp_path).events("start")) == FAULTS.engine_start_attempts
 
 
+@pytest.mark.slow
 def test_a_model_that_starts_in_the_end(cluster: Cluster, tmp_path: Path) -> None:
     """P-05, the first two times."""
     fakes(tmp_path).plan(START, "raise", times=2)
@@ -202,6 +204,7 @@ def test_a_model_that_starts_in_the_end(cluster: Cluster, tmp_path: Path) -> Non
     assert len(fakes(tmp_path).events("start")) == 3
 
 
+@pytest.mark.slow
 def test_a_replica_that_dies_too_often_is_given_up(cluster: Cluster, tmp_path: Path) -> None:
     """Restarts of an actor are bounded, and the error says so."""
 
@@ -224,6 +227,7 @@ def test_a_step_that_no_node_can_run_does_not_wait_for_ever(cluster: Cluster, tm
     assert raised.value.code == "WRPO-E004"
 
 
+@pytest.mark.slow
 def test_a_lost_node_is_left_behind(cluster: Cluster, tmp_path: Path) -> None:
     """P-06: the node with the replica that is at work on a shard goes away."""
     add_engine_node(cluster)

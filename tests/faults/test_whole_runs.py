@@ -187,6 +187,7 @@ def test_p09_of_two_drivers_at_once_one_runs_and_the_other_names_it(
     assert result(bench.run_folder("twice")) == clean
 
 
+@pytest.mark.slow
 def test_p09_without_a_lease_two_drivers_double_no_row(
     bench: Bench, clean: tuple[list[Quadruple], dict[str, str]]
 ) -> None:
@@ -252,6 +253,7 @@ def test_a_second_run_makes_only_what_differs(bench: Bench, clean: tuple[list[Qu
     assert result(bench.run_folder("clean")) == before == clean
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_a_broken_source_when_it_may(
     bench: Bench, clean: tuple[list[Quadruple], dict[str, str]]
 ) -> None:

@@ -59,6 +59,7 @@ def responses(of_run: Pipeline, source: str) -> list[Response]:
     return [row for step in steps for row in read_rows(step.folder(of_run.layout), Response)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_part_of_the_grid_is_drawn_by_two_loads_of_each_source(folder: Path) -> None:
     of_run = pipeline(folder)

@@ -77,7 +77,8 @@ def engine_processes() -> list[str]:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_two_sources_in_one_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [["qwen"], pytest.param(["qwen", "neox"], marks=pytest.mark.slow)], ids="-".join)
+def test_sources_in_one_job(names: list[str], tmp_path: Path) -> None:
     before = engine_processes()
     layout = RunLayout(locate(tmp_path / "run"))
     prompts = all_prompts()
@@ -95,7 +96,7 @@ def test_two_sources_in_one_job(tmp_path: Path) -> None:
     reference = TransformersScorer(
         TransformersRewardConfig(type="transformers", path=str(reward_path), dtype="float32", max_model_len=96)
     )
-    for source in sources:
+    for source in (each for each in sources if each.name in names):
         with_logps = source.name == "qwen"
         job = SamplingJob(source, given.folder(layout), ("preference",), 7, source.name, with_logps=with_logps)
         drawn = Step(f"sample-{source.name}", {}, (), lambda folder, job=job: sample(job, folder))

@@ -250,6 +250,7 @@ def weights_of(result):
     return {entry.path: entry.sha256 for entry in result.files if entry.path.startswith(("model/", "adapter/"))}
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_is_killed_and_goes_on_bit_for_bit(local_ray, model, examples, tmp_path, monkeypatch):
     """Rank 0 dies in the thread that would have made the third checkpoint whole, while training goes on."""
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")

@@ -158,6 +158,7 @@ def test_a_killed_rank_changes_nothing(
     assert not list((out / "scratch" / "writing").iterdir())
 
 
+@pytest.mark.slow
 def test_the_model_of_these_tests_draws_random_numbers(undisturbed, without_dropout):
     """Same weights, same rows: what differs is what is drawn, so a state that is not restored would show."""
     drawn = [float.fromhex(loss) for loss in undisturbed("zero-1").losses]
@@ -169,6 +170,7 @@ def newest(out: Path) -> Path:
     return max((out / "scratch" / "checkpoints").glob("*/step-*"), key=lambda folder: folder.name)
 
 
+@pytest.mark.slow
 def test_a_new_driver_goes_on_past_a_damaged_checkpoint(undisturbed, dropout_model, examples, tmp_path):
     """Workers fail too often, the newest checkpoint is cut, Ray Train's own files are broken, and run again."""
     expected = undisturbed("zero-3")
@@ -199,7 +201,7 @@ def test_a_new_driver_goes_on_past_a_damaged_checkpoint(undisturbed, dropout_mod
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("zero-1", "zero-1-alone"),
+        pytest.param("zero-1", "zero-1-alone", marks=pytest.mark.slow),
         pytest.param("zero-1-alone", "zero-1", marks=pytest.mark.slow),
         pytest.param("zero-3", "zero-3-alone", marks=pytest.mark.slow),
         pytest.param("zero-3-alone", "zero-3", marks=pytest.mark.slow),
@@ -237,6 +239,7 @@ def step_rows(notes: Path, first_step: int) -> dict[int, list[int]]:
     return {step: sorted(values) for step, values in sorted(rows.items()) if step >= first_step}
 
 
+@pytest.mark.slow
 def test_a_notice_of_preemption_leads_to_a_checkpoint_at_once(undisturbed, dropout_model, examples, tmp_path):
     out, notes = tmp_path / "out", tmp_path / "notes"
     fields = {**RUN, **LAYOUTS["zero-1"], "checkpoint_every_steps": 1000, "max_failures": 1}

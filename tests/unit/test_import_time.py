@@ -6,12 +6,13 @@ import sys
 import pytest
 
 HEAVY = ("torch", "ray", "transformers", "vllm", "deepspeed")
+# Of the processor: what else the machine does is not counted.
 LIMIT_SECONDS = 1.5
 PROGRAM = """
 import sys, time
-started = time.perf_counter()
+started = time.process_time()
 import {module}
-seconds = time.perf_counter() - started
+seconds = time.process_time() - started
 heavy = [name for name in {heavy} if name in sys.modules]
 print(seconds, *heavy)
 """
