@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 # Tests report to nobody. Ray Data's report also asks a Prometheus that is not there, every ten seconds in a thread of
-# the process, and logs each refusal with its traceback: that disturbs what counts memory, and Python 3.11 up to 3.11.8
+# the process, and logs each refusal with its traceback: that disturbs what counts memory, and Python before 3.11.8
 # fails in `ast.parse` when another thread formats a traceback meanwhile (python/cpython#106905).
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
