@@ -51,9 +51,9 @@ _TABLE_4 = tuple(
     Row(number, variant, over=(_NUMBERS[position - 1][1], FUSED) if position else None)
     for position, (number, variant) in enumerate(_NUMBERS)
 )
-_TABLE_9 = (
-    Row("best source response", "wrpo"),
-    Row("second best", "rank-2", over=("wrpo", FUSED)),
+_TABLE_9_RANK = (Row("best source response", "wrpo"), Row("second best", "rank-2", over=("wrpo", FUSED)))
+_TABLE_9_HALVES = (
+    Row("best of all ten sources", "wrpo"),
     Row("best of the first five sources", "sources-5", over=("wrpo", FUSED)),
     Row("best of the other five", "last-5", over=("wrpo", FUSED)),
 )
@@ -80,7 +80,8 @@ def all_tables(gathered: Gathered) -> str:
         Part("Table 2: skill by skill", ("wrpo", "dpo"), skill_table),
         _gains("Table 3: objectives", "objective", _TABLE_3),
         _gains("Table 4: number of sources", "sources", interleaved),
-        _gains("Table 9: which source responses", "y_ws", _TABLE_9),
+        _gains("Table 9: rank of the source response", "y_ws", _TABLE_9_RANK),
+        _gains("Table 9: halves of the sources", "y_ws", _TABLE_9_HALVES),
         _gains("Table 10: rejected responses", "y_l", _TABLE_10),
         Part("Quadruples: mean rewards", _QUADRUPLES, quadruple_table),
         Part("Figure 3: internal rewards, last tenth of training", _WITH_REFERENCE, internal_table),

@@ -95,7 +95,7 @@ def test_a_table_is_over_the_seeds_that_all_of_its_runs_have(gathered: Gathered)
     third = tables.partition("### Table 3")[2].partition("### Table 4")[0]
     assert "Seeds: 2." in third
     assert "| WRPO_DPO | 0.700 | +0.500 [+0.500, +0.500] | dpo | +0.500 |" in third
-    assert tables.count("Seeds: 1, 2.") == 6
+    assert tables.count("Seeds: 1, 2.") == 7
 
 
 def test_runs_without_a_seed_in_common_are_not_compared_and_other_tables_are_made(gathered: Gathered, tmp_path: Path):
