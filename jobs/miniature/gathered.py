@@ -65,7 +65,7 @@ class Gathered:
     def of_common_seeds(self, variants: Sequence[str]) -> Gathered:
         """Return those of these variants that any seed has finished, with the seeds that all of them have.
 
-        Gains are taken seed by seed. None is returned when they have no seed in common.
+        Gains are taken seed by seed. Without a seed in common there is no variant in what is returned.
         """
         finished = self.finished(variants)
         seeds = set.intersection(*(set(self.variants[name]) for name in finished)) if finished else set[int]()
