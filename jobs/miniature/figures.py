@@ -41,7 +41,9 @@ def write_figures(gathered: Gathered, out: Path) -> None:
     _alphas(gathered.of_common_seeds(["dpo", *ends]), out / "figure_5.svg")
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, path: Path, gathered: Gathered) -> None:
+    if not gathered.variants:
+        figure.suptitle("no seed has finished all of these runs, so nothing is compared")
     figure.savefig(path, bbox_inches="tight", facecolor="white", metadata={"Date": None})
 
 
@@ -61,7 +63,7 @@ def _internal_rewards(gathered: Gathered, path: Path) -> None:
     panels[0].set_ylabel("internal reward")
     handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), bbox_to_anchor=(0.5, -0.14), frameon=False)
-    _save(figure, path)
+    _save(figure, path, gathered)
 
 
 def _curve(gathered: Gathered, variant: str, metric: str) -> tuple[Sequence[int], Floats]:
@@ -101,7 +103,7 @@ def _alphas(gathered: Gathered, path: Path) -> None:
         axes.set_xlabel("end of alpha")
         axes.set_xticks(_ENDS)
     rewards.legend(frameon=False)
-    _save(figure, path)
+    _save(figure, path, gathered)
 
 
 def _with_seeds(axes: Axes, values: Mapping[float, Sequence[float]], label: str, colour: str) -> None:

@@ -51,15 +51,7 @@ def test_the_run_is_large_enough_to_mean_something() -> None:
     assert {key.rsplit("/", 1)[-1] for key in files if "/quarantine/" in key} >= {"engine_crash.jsonl"}
 
 
-@pytest.mark.parametrize(
-    ("mode", "stride"),
-    [
-        ("crash_before", 1),
-        pytest.param("crash_after", 1, marks=pytest.mark.slow),
-        ("fail_before", 3),
-        ("fail_after", 3),
-    ],
-)
+@pytest.mark.parametrize(("mode", "stride"), list(zip(MODES, (1, 1, 3, 3), strict=True)))
 def test_every_crash_point_gives_the_undisturbed_run(mode: Mode, stride: int) -> None:
     """Crashes at every single call; calls that only fail, which is milder, at every third."""
     expected, num_calls, num_shards = undisturbed()

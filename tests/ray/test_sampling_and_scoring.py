@@ -41,6 +41,8 @@ RESOURCES = ResourcesConfig(num_cpus=1.0, prompts_per_shard=3, env_vars={"VLLM_L
 # All that stands between the model's log-probs and the draw.
 SAMPLING = SamplingConfig(num_samples=3, max_tokens=6, temperature=0.7, top_p=0.9, repetition_penalty=1.2)
 
+SAVED = {"qwen": (save_qwen2, chatml_tokenizer), "neox": (save_neox, headers_tokenizer)}
+
 
 def model(name: str, path: Path) -> ModelConfig:
     return ModelConfig(name=name, path=str(path), engine=ENGINE, sampling=SAMPLING, resources=RESOURCES)
@@ -87,16 +89,14 @@ def test_sources_in_one_job(names: list[str], tmp_path: Path) -> None:
         "prompts", {}, (), lambda folder: StepResult((write_rows(folder, "data/p.parquet", prompts, Prompt),), {})
     )
     execute(given, layout, {})
-    sources = [
-        model("qwen", save_qwen2(tmp_path / "qwen", chatml_tokenizer())),
-        model("neox", save_neox(tmp_path / "neox", headers_tokenizer())),
-    ]
     reward_path = save_classifier(tmp_path / "reward", chatml_tokenizer())
     reward = VllmRewardConfig(type="vllm", path=str(reward_path), engine=ENGINE, resources=RESOURCES)
     reference = TransformersScorer(
         TransformersRewardConfig(type="transformers", path=str(reward_path), dtype="float32", max_model_len=96)
     )
-    for source in (each for each in sources if each.name in names):
+    for name in names:
+        save, tokenizer = SAVED[name]
+        source = model(name, save(tmp_path / name, tokenizer()))
         with_logps = source.name == "qwen"
         job = SamplingJob(source, given.folder(layout), ("preference",), 7, source.name, with_logps=with_logps)
         drawn = Step(f"sample-{source.name}", {}, (), lambda folder, job=job: sample(job, folder))

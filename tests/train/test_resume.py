@@ -198,16 +198,17 @@ def test_a_new_driver_goes_on_past_a_damaged_checkpoint(undisturbed, dropout_mod
     assert "bytes instead of" in skipped["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        pytest.param("zero-1", "zero-1-alone", marks=pytest.mark.slow),
-        pytest.param("zero-1-alone", "zero-1", marks=pytest.mark.slow),
-        pytest.param("zero-3", "zero-3-alone", marks=pytest.mark.slow),
-        pytest.param("zero-3-alone", "zero-3", marks=pytest.mark.slow),
-        pytest.param("zero-3", "zero-1-alone", marks=pytest.mark.slow),
-        pytest.param("zero-1", "zero-3", marks=pytest.mark.slow),
-        pytest.param("zero-2", "zero-3-alone", marks=pytest.mark.slow),
+        ("zero-1", "zero-1-alone"),
+        ("zero-1-alone", "zero-1"),
+        ("zero-3", "zero-3-alone"),
+        ("zero-3-alone", "zero-3"),
+        ("zero-3", "zero-1-alone"),
+        ("zero-1", "zero-3"),
+        ("zero-2", "zero-3-alone"),
     ],
 )
 def test_another_number_of_workers_goes_on_with_the_same_rows(

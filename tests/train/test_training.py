@@ -65,10 +65,11 @@ def plain_sft(model: Path, examples: Location) -> tuple[Any, list[float]]:
     return trained, plain.train(trained, rows, config, plain.sft_loss(trained))
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("accumulation-4", "zero-2")]
+def slow(*spreads: str) -> list[Any]:
+    return [pytest.param(spread, marks=pytest.mark.slow) for spread in spreads]
 
 
-@pytest.mark.parametrize("spread", ["one-pass", *SLOW, "zero-3"])
+@pytest.mark.parametrize("spread", ["one-pass", *slow("accumulation-4", "zero-2"), "zero-3"])
 def test_sft_has_the_losses_and_weights_of_plain_torch(local_ray, model, examples, plain_sft, spread, tmp_path):
     config = runs.make_config(model, sft=SPREADS[spread])
     result = run_sft(config, str(model), examples, locate(tmp_path))
@@ -93,9 +94,7 @@ def plain_wrpo(model: Path, quadruples: Location) -> list[float]:
     return plain.train(trained, rows, config, plain.wrpo_loss(trained, plain.load(model), config.beta, 0.5))
 
 
-@pytest.mark.parametrize(
-    "spread", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("accumulation-4", "two-workers")), "zero-1"]
-)
+@pytest.mark.parametrize("spread", [*slow("accumulation-4", "two-workers"), "zero-1"])
 def test_wrpo_has_the_losses_of_plain_torch(local_ray, model, quadruples, reference, plain_wrpo, spread, tmp_path):
     config = runs.make_config(model, wrpo=SPREADS[spread])
     run_wrpo(config, str(model), quadruples, reference, locate(tmp_path))
